@@ -1,0 +1,174 @@
+"""The port: what any backend must do, at the level of a request.
+
+A backend loads models; a loaded model answers requests. The rules that `localllm.testing.check_backend` holds a
+backend to:
+
+Threads
+    Every method may be called from any thread, also from several at once. `generate` and `cancel` return at once:
+    they neither compute nor wait for the model, whatever the prompt. `cancel` may be called from a finalizer, so it
+    takes no lock that the caller may hold.
+
+Events
+    A request's events reach its sink in order and never two at once: any number of `PromptProgress` and `TextDelta`,
+    then exactly one `GenerationEnded`, and nothing after it. This holds however the request ends; what goes wrong
+    with a request arrives as `GenerationEnded("error", error=...)`, never as an exception from `generate`. (After
+    `close`, `generate` raises ClosedError: there is no model left to answer.) A sink returns at once and never
+    raises; the backend may call it from any thread of its own.
+
+Ends
+    "stop": the model ended its turn, or a stop text was met (it is not delivered, not even its first half).
+    "length": `max_tokens` or the context window is used up. "tool_calls": the reply asks for calls. "cancelled":
+    `cancel` took effect first. "timeout": `timeout_s` passed first, counted from `generate`. "error": see above.
+    Usage and timings are given in every case. Cancelling an ended request does nothing.
+
+Ownership
+    A backend owns what it loads; a loaded model owns its requests. `LoadedModel.close` ends the running requests as
+    "cancelled", then frees everything; it may be called twice, and waits until the work is done.
+    `Backend.close` closes its models. Messages and options are frozen values and may be kept.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, TypeAlias
+
+from attrs import frozen
+
+from localllm.engine.stats import ModelStats
+from localllm.models.info import ModelInfo
+from localllm.options import ModelConfig, RequestOptions
+from localllm.types import BackendEvent, Message, RenderedPrompt
+
+Sink: TypeAlias = Callable[[BackendEvent], None]
+"""Where a request's events go."""
+
+
+@frozen
+class LoadProgress:
+    """How far a load is.
+
+    Args:
+        phase: What is being done, such as "loading".
+        fraction: Of that phase, from 0 to 1; never falls within a phase.
+    """
+
+    phase: str
+    fraction: float
+
+
+ProgressCallback: TypeAlias = Callable[[LoadProgress], object]
+"""Told how far a load is, on the loading thread. Returning False (and only False) cancels the load."""
+
+
+@frozen(kw_only=True)
+class ModelSpec:
+    """A model to load.
+
+    Args:
+        ref: The reference as the user gave it.
+        path: The file it leads to; None for a backend with `uses_files = False`.
+        config: How to load it.
+    """
+
+    ref: str
+    path: Path | None = None
+    config: ModelConfig = ModelConfig()
+
+
+@frozen(kw_only=True)
+class GenerateRequest:
+    """One request to a loaded model.
+
+    Args:
+        messages: The conversation, oldest first: an optional system message, then turns; never empty.
+        options: The options, validated.
+        purpose: "reply" to answer; "preload" to read the messages into the cache and generate nothing: no text, the
+            finish reason "length", no completion tokens. A backend without a cache ends it at once.
+    """
+
+    messages: tuple[Message, ...]
+    options: RequestOptions = RequestOptions()
+    purpose: Literal["reply", "preload"] = "reply"
+
+
+class GenerateHandle(Protocol):
+    """A request on its way."""
+
+    def cancel(self) -> None:
+        """Ask for the request to end as soon as it can; returns at once."""
+
+
+class LoadedModel(ABC):
+    """A model that answers requests. See the module's docstring for the rules."""
+
+    @property
+    @abstractmethod
+    def info(self) -> ModelInfo:
+        """The model's facts, as loaded."""
+
+    @abstractmethod
+    def generate(self, request: GenerateRequest, sink: Sink) -> GenerateHandle:
+        """Begin to answer `request`, pushing events to `sink`; returns at once.
+
+        Raises:
+            ClosedError: The model is closed.
+        """
+
+    @abstractmethod
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of `text` as plain text: control tokens are never parsed, none are added.
+
+        Raises:
+            ClosedError: The model is closed.
+        """
+
+    @abstractmethod
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return the text of `tokens`, control tokens spelled out, broken UTF-8 replaced by U+FFFD.
+
+        Raises:
+            ClosedError: The model is closed.
+            InvalidOptionError: A token is not in the vocabulary.
+        """
+
+    @abstractmethod
+    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+        """Return the exact prompt for `messages`, ready for the model's reply.
+
+        Raises:
+            ClosedError: The model is closed.
+            TemplateError: The chat template refuses or fails.
+        """
+
+    @abstractmethod
+    def stats(self) -> ModelStats:
+        """Return the figures so far; still answers after `close`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End running requests as cancelled and free everything; a second call does nothing."""
+
+
+class Backend(ABC):
+    """Something that loads models. See the module's docstring for the rules."""
+
+    name: ClassVar[str]
+    """What it is called in `ModelInfo.backend`, options and messages."""
+
+    uses_files: ClassVar[bool] = False
+    """Whether a reference must lead to a file before `load` is called."""
+
+    @abstractmethod
+    def load(self, spec: ModelSpec, on_progress: ProgressCallback | None = None) -> LoadedModel:
+        """Load a model; blocks until it is ready.
+
+        Raises:
+            ModelLoadError: It cannot be loaded; `LoadCancelledError` if `on_progress` returned False.
+            BackendUnavailableError: A package is missing.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every model that is still open; a second call does nothing."""

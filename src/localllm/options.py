@@ -1,0 +1,282 @@
+"""What a user can set: options of a reply, of a model, and their validation.
+
+`GenerationOptions` is the keyword arguments as a type checker sees them; `RequestOptions` is the same, validated,
+with every default filled in, as a backend sees it. A test holds the two together. Ranges and defaults are those of
+llama.cpp's `common_params_sampling` (its `common/common.h`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, TypedDict, TypeVar, cast
+
+from attrs import Attribute, evolve, field, fields, frozen
+
+from localllm.errors import InvalidOptionError, UnknownOptionError
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Keyword arguments of `send`, `stream` and `ChatSession`; see `RequestOptions` for each one's meaning."""
+
+    max_tokens: int | None
+    stop: str | Sequence[str]
+    timeout_s: float | None
+    deterministic: bool
+    seed: int | None
+    temperature: float
+    dynatemp_range: float
+    dynatemp_exponent: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    top_n_sigma: float
+    xtc_probability: float
+    xtc_threshold: float
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
+    dry_sequence_breakers: Sequence[str]
+    mirostat: Literal[0, 1, 2]
+    mirostat_tau: float
+    mirostat_eta: float
+    repeat_penalty: float
+    repeat_last_n: int
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Mapping[int, float]
+
+
+_V = TypeVar("_V")
+
+
+class _Check(Protocol):
+    """An attrs validator of a field of any type."""
+
+    def __call__(self, instance: object, attribute: Attribute[_V], value: _V, /) -> None: ...
+
+
+def _number(
+    low: float, high: float = math.inf, *, integral: bool = False, above: bool = False, none: str = ""
+) -> _Check:
+    """A validator: a finite number in [low, high], or above `low` if `above`; `none` says what None means."""
+    low_text = f"above {low}" if above else f"at least {low}"
+    allowed = f"{'an integer' if integral else 'a number'} {low_text}"
+    allowed += f" and at most {high}" if high != math.inf else ""
+    allowed += f", or None ({none})" if none else ""
+
+    def check(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
+        if value is None and none:
+            return
+        fits_type = isinstance(value, int if integral else (int, float)) and not isinstance(value, bool)
+        if not fits_type or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InvalidOptionError(f"{attribute.name} must be {allowed}; got {value!r:.80}")
+        if value > high or value < low or (above and value == low):
+            raise InvalidOptionError(f"{attribute.name} must be {allowed}; got {value!r}")
+
+    return check
+
+
+def _one_of(*choices: object) -> _Check:
+    """A validator: the value equals one of `choices`, and is of its type."""
+
+    def check(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            names = ", ".join(repr(choice) for choice in choices)
+            raise InvalidOptionError(f"{attribute.name} must be one of {names}; got {value!r:.80}")
+
+    return check
+
+
+def _texts(value: str | Sequence[str]) -> tuple[str, ...]:
+    """A converter: one str becomes a tuple of one, a sequence a tuple; the rest is left for `_check_texts`."""
+    given: object = value  # what users pass is checked by `_check_texts`, with the option's name
+    if isinstance(given, bytes) or not isinstance(given, Sequence):
+        return cast("tuple[str, ...]", value)
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _integer(low: int, high: int = 2**31 - 1, *, none: str = "") -> _Check:
+    """A validator: an integer in [low, high]; `none` says what None means."""
+    return _number(low, high, integral=True, none=none)
+
+
+def _check_texts(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise InvalidOptionError(f"{attribute.name} must be a str or a sequence of str; got {value!r:.80}")
+    for text in value:
+        if not text:
+            raise InvalidOptionError(f"{attribute.name} holds an empty string, which would match everywhere")
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidOptionError(f"{attribute.name} holds a lone surrogate: {text!r:.80}") from exc
+
+
+_Bias = tuple[tuple[int, float], ...]
+
+
+def _pairs(value: Mapping[int, float] | _Bias) -> _Bias:
+    """A converter: a mapping becomes a sorted tuple of pairs, so that options can be compared and hashed."""
+    if isinstance(value, Mapping):
+        return tuple(sorted(value.items(), key=lambda pair: str(pair[0])))
+    return value
+
+
+def _check_bias(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
+    if not isinstance(value, tuple):
+        raise InvalidOptionError(f"{attribute.name} must map token ids to numbers; got {value!r:.80}")
+    for pair in value:
+        token, bias = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
+        token_fits = isinstance(token, int) and not isinstance(token, bool) and token >= 0
+        if not token_fits or not isinstance(bias, (int, float)) or isinstance(bias, bool) or math.isnan(bias):
+            raise InvalidOptionError(
+                f"{attribute.name} must map token ids (0 or more) to numbers (-inf forbids a token); got {pair!r:.80}"
+            )
+
+
+@frozen(kw_only=True)
+class RequestOptions:
+    """The options of one reply, validated, every default filled in.
+
+    Args:
+        max_tokens: Tokens to generate at most; None is as many as the context window holds.
+        stop: Texts that end the reply; they are not part of it.
+        timeout_s: Seconds for the whole reply, its wait in the queue included; None is no limit.
+        deterministic: The tokens depend neither on what else runs nor on what was cached.
+        seed: Of the random numbers; None takes a new one each time.
+        temperature: 0 is greedy: always the likeliest token.
+        dynatemp_range: Width of the dynamic temperature around `temperature`; 0 is off.
+        dynatemp_exponent: How entropy maps to the dynamic temperature.
+        top_k: Keep the k likeliest tokens; 0 is off.
+        top_p: Keep the likeliest tokens up to this total probability; 1 is off.
+        min_p: Keep tokens of at least this part of the likeliest one's probability; 0 is off.
+        typical_p: Locally typical sampling; 1 is off.
+        top_n_sigma: Keep logits within n standard deviations of the highest; -1 is off.
+        xtc_probability: How often XTC removes the likeliest tokens; 0 is off.
+        xtc_threshold: XTC removes tokens above this probability but the last of them.
+        dry_multiplier: Strength of the DRY penalty on repeated sequences; 0 is off.
+        dry_base: Growth of the DRY penalty by each further token of a repeated sequence.
+        dry_allowed_length: Repetitions up to this many tokens are not penalized.
+        dry_penalty_last_n: Tokens that DRY looks back; -1 is the whole context, 0 is off.
+        dry_sequence_breakers: Texts across which DRY sees no repetition.
+        mirostat: 0 is off, 1 and 2 are the versions; replaces the samplers that truncate.
+        mirostat_tau: Mirostat's target entropy.
+        mirostat_eta: Mirostat's learning rate.
+        repeat_penalty: Divides the logits of tokens seen lately; 1 is off.
+        repeat_last_n: Tokens that the three penalties look back; -1 is the whole context, 0 is off.
+        frequency_penalty: Taken from a logit for each time its token was seen lately.
+        presence_penalty: Taken once from the logit of each token seen lately.
+        logit_bias: Added to the logits of these tokens; -inf forbids one.
+
+    Raises:
+        InvalidOptionError: A value of the wrong type or out of range; the message has both.
+    """
+
+    max_tokens: int | None = field(default=None, validator=_integer(1, none="until the context is full"))
+    stop: tuple[str, ...] = field(default=(), converter=_texts, validator=_check_texts)
+    timeout_s: float | None = field(default=None, validator=_number(0, above=True, none="no limit"))
+    deterministic: bool = field(default=False, validator=_one_of(False, True))
+    seed: int | None = field(default=None, validator=_integer(0, 2**32 - 2, none="a new one each time"))
+    temperature: float = field(default=0.8, validator=_number(0, 100))
+    dynatemp_range: float = field(default=0.0, validator=_number(0, 100))
+    dynatemp_exponent: float = field(default=1.0, validator=_number(0, 100, above=True))
+    top_k: int = field(default=40, validator=_integer(0))
+    top_p: float = field(default=0.95, validator=_number(0, 1, above=True))
+    min_p: float = field(default=0.05, validator=_number(0, 1))
+    typical_p: float = field(default=1.0, validator=_number(0, 1, above=True))
+    top_n_sigma: float = field(default=-1.0, validator=_number(-1))
+    xtc_probability: float = field(default=0.0, validator=_number(0, 1))
+    xtc_threshold: float = field(default=0.1, validator=_number(0, 1))
+    dry_multiplier: float = field(default=0.0, validator=_number(0, 100))
+    dry_base: float = field(default=1.75, validator=_number(1, 100))
+    dry_allowed_length: int = field(default=2, validator=_integer(0))
+    dry_penalty_last_n: int = field(default=-1, validator=_integer(-1))
+    dry_sequence_breakers: tuple[str, ...] = field(
+        default=("\n", ":", '"', "*"), converter=_texts, validator=_check_texts
+    )
+    mirostat: Literal[0, 1, 2] = field(default=0, validator=_one_of(0, 1, 2))
+    mirostat_tau: float = field(default=5.0, validator=_number(0, 100))
+    mirostat_eta: float = field(default=0.1, validator=_number(0, 1))
+    repeat_penalty: float = field(default=1.0, validator=_number(0, 100, above=True))
+    repeat_last_n: int = field(default=64, validator=_integer(-1))
+    frequency_penalty: float = field(default=0.0, validator=_number(-100, 100))
+    presence_penalty: float = field(default=0.0, validator=_number(-100, 100))
+    logit_bias: _Bias = field(default=(), converter=_pairs, validator=_check_bias)
+
+    @classmethod
+    def of(cls, *layers: Mapping[str, object]) -> RequestOptions:
+        """Return the options that `layers` set, later ones over earlier ones.
+
+        Raises:
+            UnknownOptionError: No option has this name; the message names the nearest.
+            InvalidOptionError: A value of the wrong type or out of range.
+        """
+        options = cls()
+        for layer in layers:
+            check_names(layer, OPTION_NAMES)
+            options = evolve(options, **cast("GenerationOptions", layer))
+        return options
+
+
+@frozen(kw_only=True)
+class ModelConfig:
+    """How a model is loaded; None leaves a choice to the backend, which makes it from the model and the machine.
+
+    Args:
+        n_ctx: Tokens that the context window may hold at most; None is what the model was trained with.
+        threads: Threads that compute; None is one for each physical core.
+        gpu_layers: Layers to offload to a GPU, or "auto" for as many as fit.
+        n_parallel: Replies that run at once; further ones wait in the queue.
+        max_queue: Requests that may wait; one more raises QueueFullError.
+        n_batch: Tokens that one step computes at most.
+        kv_type: Precision of the KV cache: "f16", "q8_0" or "f32".
+        flash_attention: Whether attention is computed in one fused step.
+        chat_template: A Jinja template to use in place of the model's own.
+        mmap: Map the weights from the file, so that processes share them.
+        step_ms: Milliseconds that one step should take at most while a reply is streaming; smaller is smoother and
+            cancels sooner, larger reads prompts faster.
+        idle_step_ms: The same while nothing is streaming.
+
+    Raises:
+        InvalidOptionError: A value of the wrong type or out of range; the message has both.
+    """
+
+    n_ctx: int | None = field(default=None, validator=_integer(8, none="as trained"))
+    threads: int | None = field(default=None, validator=_integer(1, 1024, none="one for each core"))
+    gpu_layers: int | Literal["auto"] = field(default="auto")
+    n_parallel: int | None = field(default=None, validator=_integer(1, 256, none="chosen by the backend"))
+    max_queue: int = field(default=1024, validator=_integer(0))
+    n_batch: int | None = field(default=None, validator=_integer(1, 65536, none="chosen by the backend"))
+    kv_type: Literal["f16", "q8_0", "f32"] = field(default="f16", validator=_one_of("f16", "q8_0", "f32"))
+    flash_attention: bool = field(default=True, validator=_one_of(False, True))
+    chat_template: str | None = field(default=None)
+    mmap: bool = field(default=True, validator=_one_of(False, True))
+    step_ms: float = field(default=80.0, validator=_number(1, 60_000))
+    idle_step_ms: float = field(default=250.0, validator=_number(1, 60_000))
+
+    @gpu_layers.validator
+    def _check_gpu_layers(self, attribute: Attribute[object], value: object) -> None:
+        count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+        if value != "auto" and not count:
+            raise InvalidOptionError(f"gpu_layers must be 'auto' or an integer from 0; got {value!r:.80}")
+
+    @chat_template.validator
+    def _check_chat_template(self, attribute: Attribute[object], value: object) -> None:
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise InvalidOptionError(f"chat_template must be a Jinja template or None; got {value!r:.80}")
+
+
+OPTION_NAMES: tuple[str, ...] = tuple(attribute.name for attribute in fields(RequestOptions))
+
+
+def check_names(given: Mapping[str, object], known: tuple[str, ...]) -> None:
+    """Raise UnknownOptionError, naming the nearest known option, if `given` has a name that is not in `known`."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}"
+            raise UnknownOptionError(f"unknown option {name!r}; {hint}")
