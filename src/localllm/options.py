@@ -234,7 +234,8 @@ class ModelConfig:
         max_queue: Requests that may wait; one more raises QueueFullError.
         n_batch: Tokens that one step computes at most.
         kv_type: Precision of the KV cache: "f16", "q8_0" or "f32".
-        flash_attention: Whether attention is computed in one fused step.
+        flash_attention: Whether attention is computed in one fused step; None is on with a GPU and off without, where
+            llama.cpp's plain one was measured to be faster (see docs/architecture.md).
         chat_template: A Jinja template to use in place of the model's own.
         mmap: Map the weights from the file, so that processes share them.
         step_ms: Milliseconds that one step should take at most while a reply is streaming; smaller is smoother and
@@ -252,7 +253,7 @@ class ModelConfig:
     max_queue: int = field(default=1024, validator=_integer(0))
     n_batch: int | None = field(default=None, validator=_integer(1, 65536, none="chosen by the backend"))
     kv_type: Literal["f16", "q8_0", "f32"] = field(default="f16", validator=_one_of("f16", "q8_0", "f32"))
-    flash_attention: bool = field(default=True, validator=_one_of(False, True))
+    flash_attention: bool | None = field(default=None, validator=_one_of(None, False, True))
     chat_template: str | None = field(default=None)
     mmap: bool = field(default=True, validator=_one_of(False, True))
     step_ms: float = field(default=80.0, validator=_number(1, 60_000))

@@ -1,0 +1,285 @@
+"""The llama.cpp backend: models loaded from GGUF files into this process and served by the engine."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from attrs import evolve
+
+from localllm.backends.base import (
+    Backend,
+    GenerateHandle,
+    GenerateRequest,
+    LoadedModel,
+    LoadProgress,
+    ModelSpec,
+    ProgressCallback,
+    Sink,
+)
+from localllm.backends.llamacpp.bindings import NativeModel, library
+from localllm.backends.llamacpp.hardware import physical_cores
+from localllm.backends.llamacpp.requests import RequestDesk
+from localllm.backends.llamacpp.sampling import check_bias
+from localllm.backends.llamacpp.token_model import Compute, LlamaTokenModel, LlamaVocabulary
+from localllm.chat.renderer import PromptRenderer
+from localllm.chat.template import CHATML, ChatTemplate
+from localllm.engine.engine import Engine, EngineLimits
+from localllm.engine.stats import ModelStats
+from localllm.errors import ClosedError, ContextOverflowError, InvalidOptionError, ModelLoadError
+from localllm.models.gguf import require_vocabulary
+from localllm.models.info import ModelInfo, TemplateSource
+from localllm.models.summary import model_info
+from localllm.options import ModelConfig
+from localllm.types import Message, RenderedPrompt
+
+DEFAULT_CTX = 8192
+"""Tokens of the context window at most, where the config asks for none: a guess at what a laptop can spare."""
+
+DEFAULT_PARALLEL = 8
+"""Replies that run at once, where the config asks for none."""
+
+DEFAULT_BATCH = 512
+"""Tokens of a step at most with a GPU, where the config asks for none: llama.cpp's default for one physical batch."""
+
+DEFAULT_CPU_BATCH = 128
+"""The same without a GPU: measured as fast as 512 (391 against 382 tok/s), with a quarter of the buffers, and more
+than a step's time allows there."""
+
+IDLE_SEQUENCES = 24
+"""Idle sequences that are kept for their prefixes beside the running ones."""
+
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
+
+_open_models: weakref.WeakSet[LlamaModel] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what is still open before the interpreter goes: native threads must not outlive it."""
+    for model in list(_open_models):
+        model.close()
+
+
+class _Gate:
+    """Lets callers in until it is closed, and tells when the last of them has left."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Keep native memory alive within the block. Raises ClosedError once closed."""
+        with self._changed:
+            if self._closed:
+                raise ClosedError("the model is closed; load it again")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def close(self) -> bool:
+        """Let nobody in any more and wait for those inside; False if it was closed before."""
+        with self._changed:
+            first, self._closed = not self._closed, True
+            self._changed.wait_for(lambda: self._inside == 0)
+            return first
+
+
+class LlamaModel(LoadedModel):
+    """A GGUF model in this process; made by `LlamaCppBackend.load`.
+
+    Args:
+        native: The weights; owned.
+        info: Its facts, as loaded.
+        renderer: Turns messages into tokens.
+        compute: How contexts compute.
+        limits: How the engine is cut.
+        max_queue: Requests that may wait.
+
+    Raises:
+        MemoryError: There is no memory for the context.
+    """
+
+    def __init__(
+        self,
+        native: NativeModel,
+        info: ModelInfo,
+        renderer: PromptRenderer,
+        compute: Compute,
+        limits: EngineLimits,
+        max_queue: int,
+    ) -> None:
+        self._native = native
+        self._info = info
+        self._renderer = renderer
+        self._gate = _Gate()
+        self._engine = Engine(LlamaTokenModel(native, compute), limits, info.model_hash)
+        self._desk = RequestDesk(self._engine, self._prepare, limits.n_parallel + max_queue)
+        _open_models.add(self)
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model's facts, as loaded."""
+        return self._info
+
+    def generate(self, request: GenerateRequest, sink: Sink) -> GenerateHandle:
+        """Begin to answer; see `LoadedModel.generate`."""
+        return self._desk.submit(request, sink)
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of `text` as plain text; see `LoadedModel.tokenize`."""
+        with self._gate.inside():
+            return tuple(self._renderer.encode_plain(text))
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return the text of `tokens`; see `LoadedModel.detokenize`."""
+        with self._gate.inside():
+            for token in tokens:
+                if not isinstance(token, int) or not 0 <= token < self._native.n_vocab:
+                    raise InvalidOptionError(f"{token!r} is no token; the vocabulary ends at {self._native.n_vocab - 1}")
+            return self._native.detokenize(tokens).decode("utf-8", "replace")
+
+    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+        """Return the exact prompt; see `LoadedModel.render`."""
+        with self._gate.inside():
+            return self._renderer.render(messages)
+
+    def stats(self) -> ModelStats:
+        """Return the figures so far."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """End running requests as cancelled and free everything; a second call does nothing."""
+        self._desk.close()
+        self._engine.close()
+        if self._gate.close():
+            self._native.close()
+            _open_models.discard(self)
+
+    def _prepare(self, request: GenerateRequest) -> tuple[int, ...]:
+        """Return a request's tokens, checked against the context window and the vocabulary."""
+        reply = request.purpose == "reply"
+        tokens = self._renderer.render(request.messages, add_generation_prompt=reply).tokens
+        n_ctx = self._info.n_ctx
+        if len(tokens) >= n_ctx:
+            raise ContextOverflowError(
+                f"the prompt has {len(tokens)} tokens and the context window holds {n_ctx}, the reply included; "
+                "shorten the conversation, or load the model with a larger ModelConfig(n_ctx=...)",
+                prompt_tokens=len(tokens),
+                context_tokens=n_ctx,
+            )
+        check_bias(request.options, self._native.n_vocab)
+        return tokens
+
+
+class LlamaCppBackend(Backend):
+    """Loads GGUF models with llama.cpp, in this process."""
+
+    name: ClassVar[str] = "llama.cpp"
+    uses_files: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._models: weakref.WeakSet[LlamaModel] = weakref.WeakSet()
+
+    def load(self, spec: ModelSpec, on_progress: ProgressCallback | None = None) -> LlamaModel:
+        """Load a model; see `Backend.load`.
+
+        Raises:
+            BackendUnavailableError: llama-cpp-python is missing.
+            InvalidModelFileError: The file is no GGUF model, or damaged, or has no vocabulary.
+            LoadCancelledError: `on_progress` returned False.
+            ModelLoadError: llama.cpp cannot load it, or there is no memory for it.
+        """
+        if spec.path is None:
+            raise ModelLoadError(f"the llama.cpp backend loads files, and {spec.ref!r} led to none")
+        require_vocabulary(spec.path)
+        info = model_info(spec.path)
+        library()
+        layers = _gpu_layers(spec.config)
+        native = NativeModel(spec.path, gpu_layers=layers, mmap=spec.config.mmap, on_progress=_fraction(on_progress))
+        try:
+            model = self._serve(native, info, spec.config, spec.path)
+        except MemoryError as exc:
+            native.close()
+            raise ModelLoadError(str(exc)) from exc
+        except BaseException:
+            native.close()
+            raise
+        self._models.add(model)
+        return model
+
+    def close(self) -> None:
+        """Close every model that is still open."""
+        for model in list(self._models):
+            model.close()
+
+    def _serve(self, native: NativeModel, info: ModelInfo, config: ModelConfig, path: Path) -> LlamaModel:
+        if not native.has_decoder:
+            raise ModelLoadError(f"{path} is no model that generates text ({info.architecture})")
+        n_ctx = min(config.n_ctx or DEFAULT_CTX, native.n_ctx_train)
+        n_parallel = min(config.n_parallel or DEFAULT_PARALLEL, MAX_SEQUENCES)
+        on_gpu = bool(_gpu_layers(config)) and bool(library().llama_supports_gpu_offload())
+        n_batch = config.n_batch or (DEFAULT_BATCH if on_gpu else DEFAULT_CPU_BATCH)
+        n_batch = max(min(n_batch, n_ctx), n_parallel)
+        template, source = _template(config, info)
+        info = evolve(
+            info,
+            backend=self.name,
+            n_ctx=n_ctx,
+            template_source=source,
+            gpu_layers=native.n_layers if on_gpu else 0,
+        )
+        compute = Compute(
+            threads=config.threads or physical_cores(),
+            n_batch=n_batch,
+            n_outputs=n_parallel,
+            kv_type=config.kv_type,
+            flash_attention=on_gpu if config.flash_attention is None else config.flash_attention,
+        )
+        limits = EngineLimits(
+            n_ctx=n_ctx,
+            n_parallel=n_parallel,
+            n_sequences=min(n_parallel + IDLE_SEQUENCES, MAX_SEQUENCES),
+            n_batch=n_batch,
+            step_s=config.step_ms / 1000,
+            idle_step_s=config.idle_step_ms / 1000,
+        )
+        renderer = PromptRenderer(template, LlamaVocabulary(native, info.model_hash))
+        return LlamaModel(native, info, renderer, compute, limits, config.max_queue)
+
+
+def _template(config: ModelConfig, info: ModelInfo) -> tuple[ChatTemplate, TemplateSource]:
+    if config.chat_template is not None:
+        return ChatTemplate(config.chat_template), "config"
+    if info.chat_template is not None:
+        return ChatTemplate(info.chat_template), "model"
+    return ChatTemplate(CHATML), "builtin"
+
+
+def _gpu_layers(config: ModelConfig) -> int:
+    return -1 if config.gpu_layers == "auto" else config.gpu_layers
+
+
+def _fraction(on_progress: ProgressCallback | None) -> Callable[[float], bool] | None:
+    """Return llama.cpp's kind of progress function for ours; fractions never fall."""
+    if on_progress is None:
+        return None
+    highest = 0.0
+
+    def tell(fraction: float) -> bool:
+        nonlocal highest
+        highest = min(max(highest, fraction), 1.0)
+        return on_progress(LoadProgress("loading", highest)) is not False
+
+    return tell

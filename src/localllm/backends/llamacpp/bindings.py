@@ -1,0 +1,346 @@
+"""The only module that touches llama-cpp-python: its low-level bindings behind two typed classes.
+
+`NativeModel` is the weights with their vocabulary, `NativeContext` a KV cache over them. Functions and their rules are
+those of llama.cpp's `include/llama.h`. Every object is freed by `close`, once, and not used afterwards; nothing here
+checks that, `adapter.py` does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, TypeVar
+
+from attrs import frozen
+
+from localllm.backends.llamacpp.native_log import route_native_logs
+from localllm.engine.model import DecodeError, NoRoomError, Work
+from localllm.errors import BackendUnavailableError, LoadCancelledError, ModelLoadError
+
+_log = logging.getLogger("localllm.llama")
+
+KvType = Literal["f16", "q8_0", "f32"]
+_KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
+_ATTR_UNKNOWN, _ATTR_CONTROL, _ATTR_USER_DEFINED = 1, 8, 16  # llama_token_attr
+_FLASH_ATTENTION = {False: 0, True: 1}  # llama_flash_attn_type
+
+_library: ModuleType | None = None
+
+
+def library() -> ModuleType:
+    """Return llama-cpp-python's low-level module, imported and initialized at the first call.
+
+    Raises:
+        BackendUnavailableError: It is not installed or does not load; the message has the command.
+    """
+    global _library
+    if _library is None:
+        try:
+            from llama_cpp import llama_cpp
+        except (ImportError, OSError, RuntimeError) as exc:
+            raise BackendUnavailableError(
+                'the llama.cpp backend needs llama-cpp-python: pip install "localllm[llama]" '
+                f"(importing it failed: {exc})"
+            ) from exc
+        # else an assert of ggml's starts a debugger in the user's process and buries its own message
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+        route_native_logs(llama_cpp)
+        llama_cpp.llama_backend_init()
+        _library = llama_cpp
+    return _library
+
+
+def system_info() -> str:
+    """Return llama.cpp's line on what it was built with and which instructions of the processor it uses.
+
+    Raises:
+        BackendUnavailableError: llama-cpp-python is not installed or does not load.
+    """
+    text: bytes = library().llama_print_system_info()
+    return text.decode("utf-8", "replace")
+
+
+def can_repack() -> bool:
+    """Whether weights may be repacked for this processor: not so where llama.cpp was built for AMX.
+
+    There GCC drops the stores to AMX's tile configuration before `ldtilecfg` (its intrinsic declares only the first
+    8 of the 64 bytes as read), so that the first batch ends in SIGSEGV: ggml-org/llama.cpp issue 20824, and seen with
+    GCC 12 and llama-cpp-python 0.3.36. llama.cpp turns AMX and all other repacking off together.
+    """
+    return "AMX_INT8 = 1" not in system_info()
+
+
+@frozen(kw_only=True)
+class ContextParams:
+    """How a context is made.
+
+    Args:
+        n_ctx: Cells of its KV cache.
+        n_sequences: Its sequence ids.
+        n_batch: Tokens of a batch at most.
+        n_outputs: Tokens of a batch at most whose logits are wanted.
+        threads: Threads that compute.
+        kv_type: Precision of its KV cache.
+        flash_attention: Whether attention is computed in one fused step.
+    """
+
+    n_ctx: int
+    n_sequences: int
+    n_batch: int
+    n_outputs: int
+    threads: int
+    kv_type: KvType
+    flash_attention: bool
+
+
+class NativeModel:
+    """A model's weights and vocabulary in native memory.
+
+    Args:
+        path: The (first) file, already checked by `localllm.models`.
+        gpu_layers: Layers to offload; -1 for all.
+        mmap: Map the weights from the file.
+        vocab_only: Load the vocabulary and no weights.
+        on_progress: Told the fraction loaded; returning False cancels.
+
+    Raises:
+        LoadCancelledError: `on_progress` returned False.
+        ModelLoadError: llama.cpp refuses the file; its log says why.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = 0,
+        mmap: bool = True,
+        vocab_only: bool = False,
+        on_progress: Callable[[float], bool] | None = None,
+    ) -> None:
+        lib = self._lib = library()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.load_mode = 1 if mmap else 0  # LLAMA_LOAD_MODE_MMAP, _NONE
+        params.vocab_only = vocab_only
+        params.use_extra_bufts = can_repack()
+        cancelled = False
+        failures: list[BaseException] = []
+
+        def progress(fraction: float, _user_data: object) -> bool:
+            nonlocal cancelled
+            try:
+                cancelled = cancelled or (on_progress is not None and not on_progress(fraction))
+            except BaseException as exc:  # noqa: BLE001  # it cannot cross native code; raised below
+                failures.append(exc)
+                cancelled = True
+            return not cancelled
+
+        callback = lib.llama_progress_callback(progress)
+        params.progress_callback = callback
+        self.handle: ctypes.c_void_p | None = lib.llama_model_load_from_file(str(path).encode(), params)
+        if failures or cancelled or not self.handle:
+            self.close()
+            if failures:
+                raise failures[0]
+            if cancelled:
+                raise LoadCancelledError(f"loading {path} was cancelled")
+            raise ModelLoadError(f"llama.cpp cannot load {path}; see the log 'localllm.llama' for its reason")
+        self.vocab: ctypes.c_void_p = lib.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        """Free it; a second call does nothing."""
+        if self.handle:
+            self._lib.llama_model_free(self.handle)
+            self.handle = None
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens of the context window it was trained with."""
+        return int(self._lib.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def n_layers(self) -> int:
+        """Its layers."""
+        return int(self._lib.llama_model_n_layer(self.handle))
+
+    @property
+    def n_swa(self) -> int:
+        """Tokens of its sliding window; 0 if it has none."""
+        return int(self._lib.llama_model_n_swa(self.handle))
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether its sequences can be cut: not so where a state is carried from token to token."""
+        lib = self._lib
+        return not (lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle))
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether it generates text from text alone."""
+        lib = self._lib
+        return bool(lib.llama_model_has_decoder(self.handle)) and not lib.llama_model_has_encoder(self.handle)
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins a sequence."""
+        return self._known(self._lib.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos(self) -> int | None:
+        """The token that ends a sequence."""
+        return self._known(self._lib.llama_vocab_eos(self.vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a prompt is to begin with `bos`."""
+        return bool(self._lib.llama_vocab_get_add_bos(self.vocab))
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a turn."""
+        return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
+
+    def is_special(self, token: int) -> bool:
+        """Whether the token is a control, unknown or user-defined one, or ends a turn."""
+        attr = self._lib.llama_vocab_get_attr(self.vocab, token)
+        return bool(attr & (_ATTR_UNKNOWN | _ATTR_CONTROL | _ATTR_USER_DEFINED)) or self.is_end(token)
+
+    def token_text(self, token: int) -> str:
+        """Return how the vocabulary spells the token."""
+        text: bytes | None = self._lib.llama_vocab_get_text(self.vocab, token)
+        return (text or b"").decode("utf-8", "replace")
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Return the tokens of `text`, none added. Safe from any thread."""
+        data = text.encode()
+        size = len(data) + 8
+        tokens = (ctypes.c_int32 * size)()
+        count = self._lib.llama_tokenize(self.vocab, data, len(data), tokens, size, False, parse_special)
+        if count < 0:
+            tokens = (ctypes.c_int32 * -count)()
+            count = self._lib.llama_tokenize(self.vocab, data, len(data), tokens, -count, False, parse_special)
+        return tokens[:count]
+
+    def piece(self, token: int) -> bytes:
+        """Return the token's text as UTF-8 bytes; empty for control tokens."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token, special=False)
+        return piece
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """Return the text of `tokens`, control tokens spelled out."""
+        return b"".join(self._piece(token, special=True) for token in tokens)
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def _known(self, token: int) -> int | None:
+        return token if 0 <= token < self.n_vocab else None
+
+
+
+_C = TypeVar("_C", ctypes.c_int32, ctypes.c_int8)
+
+
+def _array_at(kind: type[_C], size: int, pointer: ctypes._Pointer[_C]) -> ctypes.Array[_C]:
+    return (kind * size).from_address(ctypes.addressof(pointer.contents))
+
+
+class NativeContext:
+    """A KV cache over a model and the computation over it. One thread uses it.
+
+    Args:
+        model: The weights; they outlive it.
+        params: How it is made.
+
+    Raises:
+        MemoryError: llama.cpp cannot allocate it.
+    """
+
+    def __init__(self, model: NativeModel, params: ContextParams) -> None:
+        lib = self._lib = library()
+        native = lib.llama_context_default_params()
+        native.n_ctx = params.n_ctx
+        native.n_batch = params.n_batch
+        native.n_ubatch = params.n_batch
+        native.n_seq_max = params.n_sequences
+        native.n_outputs_max = min(max(params.n_outputs, params.n_sequences), params.n_batch)  # llama.cpp asserts it
+        native.n_threads = native.n_threads_batch = params.threads
+        native.type_k = native.type_v = _KV_TYPES[params.kv_type]
+        native.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
+        native.kv_unified = True
+        native.swa_full = True
+        native.no_perf = True
+        self._handle = lib.llama_init_from_model(model.handle, native)
+        if not self._handle:
+            raise MemoryError(
+                f"llama.cpp cannot make a context of {params.n_ctx} tokens; see the log 'localllm.llama', "
+                "or ask for a smaller ModelConfig(n_ctx=...)"
+            )
+        self._memory = lib.llama_get_memory(self._handle)
+        self.n_cells: int = lib.llama_n_ctx(self._handle)
+        self.n_sequences = params.n_sequences
+        self._n_batch = params.n_batch
+        self._batch = batch = lib.llama_batch_init(params.n_batch, 0, 1)
+        size = params.n_batch
+        # the batch's arrays as ctypes arrays, whose slices are filled in one call
+        self._tokens = _array_at(ctypes.c_int32, size, batch.token)
+        self._positions = _array_at(ctypes.c_int32, size, batch.pos)
+        self._outputs = _array_at(ctypes.c_int8, size, batch.logits)
+        for row in range(size):
+            batch.n_seq_id[row] = 1
+
+    def decode(self, works: Sequence[Work]) -> list[int]:
+        """Compute a batch; see `TokenContext.decode`."""
+        batch, row = self._batch, 0
+        outputs: list[int] = []
+        for work in works:
+            end = row + len(work.tokens)
+            self._tokens[row:end] = list(work.tokens)
+            self._positions[row:end] = list(range(work.start, work.start + len(work.tokens)))
+            self._outputs[row:end] = [0] * len(work.tokens)
+            for index in range(row, end):
+                batch.seq_id[index][0] = work.seq_id
+            if work.sample:
+                self._outputs[end - 1] = 1
+            outputs.append(end - 1 if work.sample else -1)
+            row = end
+        batch.n_tokens = row
+        status = self._lib.llama_decode(self._handle, batch)
+        if status == 1:
+            raise NoRoomError(f"the KV cache has no room for {row} tokens")
+        if status != 0:
+            raise DecodeError(f"llama_decode returned {status}; see the log 'localllm.llama'")
+        return outputs
+
+    def sample(self, output: int, chain: ctypes.c_void_p) -> int:
+        """Choose the next token from the logits at `output`, and let the sampler chain remember it."""
+        return int(self._lib.llama_sampler_sample(chain, self._handle, output))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let `target` share the first `length` cells of `source`."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def cut(self, seq_id: int, length: int) -> None:
+        """Remove what `seq_id` holds from `length` on."""
+        if not self._lib.llama_memory_seq_rm(self._memory, seq_id, length, -1):
+            raise DecodeError(f"llama.cpp cannot cut sequence {seq_id} at {length}")
+
+    def close(self) -> None:
+        """Free it; a second call does nothing."""
+        if self._handle:
+            self._lib.llama_batch_free(self._batch)
+            self._lib.llama_free(self._handle)
+            self._handle = None

@@ -1,0 +1,232 @@
+"""The engine: one thread that owns a model's contexts and serves every request; the rest submits and receives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
+from queue import Empty, SimpleQueue
+
+from attrs import frozen
+
+from localllm.engine.budget import FixedBudget, StepBudget
+from localllm.engine.cells import CellTable
+from localllm.engine.lane import Lane, Request
+from localllm.engine.model import TokenModel
+from localllm.engine.output import Output
+from localllm.engine.scheduler import Scheduler
+from localllm.engine.sequence import Sequence
+from localllm.engine.stats import ModelStats
+from localllm.errors import BackendError, ClosedError
+from localllm.options import RequestOptions
+from localllm.types import BackendEvent
+
+_log = logging.getLogger("localllm.engine")
+
+DETERMINISTIC_PORTION = 64
+"""Prompt tokens that a deterministic request reads in one step: a quarter of a second or less on two cores."""
+
+
+@frozen(kw_only=True)
+class EngineLimits:
+    """How an engine is cut.
+
+    Args:
+        n_ctx: Tokens of the context window.
+        n_parallel: Requests that run at once.
+        n_sequences: Sequences that may be held at once, running and idle.
+        n_batch: Tokens of a step at most.
+        step_s: Seconds of a step while a reply is streaming.
+        idle_step_s: Seconds of a step otherwise.
+    """
+
+    n_ctx: int
+    n_parallel: int
+    n_sequences: int
+    n_batch: int
+    step_s: float
+    idle_step_s: float
+
+
+class EngineHandle:
+    """A request that was submitted."""
+
+    def __init__(self, request: Request, wake: Callable[[], None]) -> None:
+        self._request = request
+        self._wake = wake
+
+    def cancel(self) -> None:
+        """Ask for the request to end within a step. Safe in a finalizer: takes no lock."""
+        self._request.cancelled = True
+        self._wake()
+
+
+class Engine:
+    """Serves requests over one model.
+
+    Args:
+        model: The weights; the engine opens contexts of it and closes them, not the model.
+        limits: How it is cut.
+        model_hash: The model that generated tokens belong to.
+        now: The clock, in seconds.
+
+    Raises:
+        MemoryError: There is no memory for the context.
+    """
+
+    def __init__(
+        self, model: TokenModel, limits: EngineLimits, model_hash: str, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits
+        self._model = model
+        self._model_hash = model_hash
+        self._now = now
+        self._budget = StepBudget(limits.step_s, limits.idle_step_s, limits.n_batch)
+        self._main = self._open_main()
+        self._main.open()
+        self._deterministic: Lane | None = None
+        self._inbox: SimpleQueue[Request | None] = SimpleQueue()  # its put() is reentrant, so finalizers may use it
+        self._closing = False
+        self._submitting = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="localllm-engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        prompt: Tokens[int],
+        options: RequestOptions,
+        sink: Callable[[BackendEvent], None],
+        *,
+        submitted_s: float | None = None,
+        preload: bool = False,
+    ) -> EngineHandle:
+        """Queue a request; returns at once. Safe from any thread.
+
+        Args:
+            prompt: Its tokens: at least one, and fewer than `limits.n_ctx`.
+            options: Its options.
+            sink: Where its events go, on the engine's thread.
+            submitted_s: When it was made, if that was before now.
+            preload: Only read the prompt into the cache.
+
+        Raises:
+            ClosedError: The engine is closed.
+        """
+        start_s = self._now() if submitted_s is None else submitted_s
+        room = self.limits.n_ctx - len(prompt)
+        sequence = Sequence(array("i", prompt), max_new=min(options.max_tokens or room, room), preload=preload)
+        request = Request(
+            sequence,
+            options,
+            Output(sink, options.stop, start_s, self._model_hash),
+            None if options.timeout_s is None else start_s + options.timeout_s,
+        )
+        with self._submitting:
+            if self._closing:
+                raise ClosedError("the model is closed; load it again")
+            self._inbox.put(request)
+        return EngineHandle(request, self._wake)
+
+    def stats(self) -> ModelStats:
+        """Return the figures so far. Read from any thread, so that figures may be one step apart."""
+        lanes = self._lanes
+        counters = [lane.counters for lane in lanes]
+        steps = sum(counter.steps for counter in counters)
+        table = self._main.scheduler.table
+        return ModelStats(
+            running=sum(len(lane.scheduler.running) for lane in lanes),
+            waiting=sum(len(lane.scheduler.waiting) for lane in lanes) + self._inbox.qsize(),
+            finished=sum(counter.finished for counter in counters),
+            prompt_tokens=sum(counter.prompt_tokens for counter in counters),
+            cached_tokens=sum(counter.cached_tokens for counter in counters),
+            completion_tokens=sum(counter.completion_tokens for counter in counters),
+            cache_hits=sum(lane.scheduler.cache_hits for lane in lanes),
+            evictions=sum(lane.scheduler.evictions for lane in lanes),
+            steps=steps,
+            batch_fill=sum(counter.step_tokens for counter in counters) / steps if steps else 0.0,
+            cells_used=table.used,
+            cells_total=table.n_cells,
+            prefill_tokens_per_s=self._budget.prefill_tokens_per_s,
+        )
+
+    def close(self) -> None:
+        """End all requests as cancelled, free the contexts and wait for the thread; a second call only waits."""
+        with self._submitting:
+            self._closing = True
+        self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _wake(self) -> None:
+        self._inbox.put(None)
+
+    def _run(self) -> None:
+        """The thread: receive, sweep, step, until closed; no request's failure ends it."""
+        while not self._closing:
+            self._receive(wait=not any(lane.busy for lane in self._lanes))
+            for lane in self._lanes:
+                self._step(lane)
+        self._receive(wait=False)
+        for lane in self._lanes:
+            lane.close()
+
+    @property
+    def _lanes(self) -> list[Lane]:
+        return [self._main] if self._deterministic is None else [self._main, self._deterministic]
+
+    def _step(self, lane: Lane) -> None:
+        try:
+            lane.sweep()
+            if lane.busy:
+                lane.step()
+        except Exception as exc:  # noqa: BLE001  # a broken context or a mistake of ours: the loop must live on
+            _log.warning("the context failed and is rebuilt: %s", exc, exc_info=True)
+            self._rebuild(lane, exc)
+
+    def _rebuild(self, lane: Lane, cause: Exception) -> None:
+        """Give a broken context up; the next step opens a new one. Requests that it failed for twice in a row end."""
+        for request in list(lane.requests.values()):
+            request.failures += 1
+            if request.failures > 1:
+                error = BackendError(f"the model failed twice while this reply was computed: {cause}")
+                error.__cause__ = cause
+                lane.finish(request, "error", error)
+        lane.drop_context()
+
+    def _receive(self, *, wait: bool) -> None:
+        """Take what was submitted; sleeps until there is something if `wait`."""
+        try:
+            while True:
+                request = self._inbox.get(block=wait)
+                wait = False
+                if request is not None:
+                    self._lane_of(request).submit(request)
+        except Empty:
+            return
+
+    def _lane_of(self, request: Request) -> Lane:
+        if not request.options.deterministic or request.sequence.preload:
+            return self._main
+        if self._deterministic is None:
+            self._deterministic = self._open_deterministic()
+        return self._deterministic
+
+    def _open_main(self) -> Lane:
+        limits = self.limits
+        scheduler = Scheduler(
+            CellTable(limits.n_ctx, limits.n_sequences),
+            self._budget,
+            limits.n_parallel,
+            can_cut=self._model.can_cut,
+        )
+        return Lane(self._model, scheduler, self._budget, self._now)
+
+    def _open_deterministic(self) -> Lane:
+        """A context for one sequence at a time: what a batch and the cells hold depends on this request alone."""
+        budget = FixedBudget(DETERMINISTIC_PORTION)
+        table = CellTable(self.limits.n_ctx, 1)
+        scheduler = Scheduler(table, budget, 1, can_cut=self._model.can_cut, portion=DETERMINISTIC_PORTION)
+        return Lane(self._model, scheduler, budget, self._now)

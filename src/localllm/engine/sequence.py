@@ -1,0 +1,66 @@
+"""A request inside the engine: its tokens, how far they are computed, and what is to be done next."""
+
+from __future__ import annotations
+
+from array import array
+
+from attrs import define, field
+
+from localllm.engine.cells import Held
+
+
+@define(eq=False)
+class Sequence:
+    """One request as the scheduler sees it.
+
+    Args:
+        prompt: The prompt's tokens, as signed 32-bit integers.
+        max_new: Tokens to generate at most.
+        preload: Only read the prompt into the cache, behind everybody else.
+        tokens: The prompt and what was generated.
+        computed: Leading tokens whose cells are in the context.
+        cached: Prompt tokens that were found in the cache at the first admission.
+        held: Its sequence id and cells while it runs.
+        leader: The running sequence that is computing a prefix which this one waits to share.
+        admitted: Whether it was ever admitted; a preempted one was.
+    """
+
+    prompt: array[int]
+    max_new: int
+    preload: bool = False
+    tokens: array[int] = field(init=False)
+    computed: int = 0
+    cached: int = 0
+    held: Held | None = None
+    leader: Sequence | None = field(default=None, repr=False)
+    admitted: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self.tokens = array("i", self.prompt)
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def pending(self) -> int:
+        """Known tokens that are not computed yet."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def decoding(self) -> bool:
+        """Whether its next work is the one token that was sampled last, or a generated one that is read again.
+
+        Generated tokens are always computed one by one, so that a replay gives the same logits as the first time.
+        """
+        return self.computed >= len(self.prompt) and self.pending > 0
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether some of its prompt is still to be computed."""
+        return self.computed < len(self.prompt)
+
+    def append(self, token: int) -> None:
+        """Take a sampled token."""
+        self.tokens.append(token)

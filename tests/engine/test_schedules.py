@@ -1,0 +1,190 @@
+"""Whatever the schedule, each request's tokens are those of running it alone. Driven over the toy model."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence as Tokens
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from localllm.engine.budget import FixedBudget
+from localllm.engine.cells import CellTable
+from localllm.engine.lane import Lane, Request
+from localllm.engine.model import DecodeError
+from localllm.engine.output import Output
+from localllm.engine.scheduler import Scheduler
+from localllm.engine.sequence import Sequence
+from localllm.options import RequestOptions
+from localllm.types import BackendEvent, GenerationEnded, TextDelta
+
+from .toy import ToyContext, ToyModel, solo
+
+N_CELLS, N_SEQUENCES, N_PARALLEL = 96, 7, 4
+STARTS = [[7] * 40, list(range(1, 60)), [5, 6] * 10]  # prompts share these prefixes
+
+
+class Submitted:
+    """A request, what it delivered, and how long it has been waiting for a token."""
+
+    def __init__(self, prompt: list[int], max_new: int, preload: bool) -> None:
+        self.prompt, self.max_new, self.preload = prompt, max_new, preload
+        self.events: list[BackendEvent] = []
+        self.request = Request(
+            Sequence(array("i", prompt), max_new=max_new, preload=preload),
+            RequestOptions(),
+            Output(self.events.append, (), 0.0, "toy"),
+            None,
+        )
+
+    @property
+    def tokens(self) -> list[int]:
+        """What was generated, read back from the text."""
+        text = "".join(event.text for event in self.events if isinstance(event, TextDelta))
+        return [int(word) for word in text.split()]
+
+    @property
+    def ended(self) -> GenerationEnded | None:
+        """The end, if it came; nothing may come after it."""
+        ends = [event for event in self.events if isinstance(event, GenerationEnded)]
+        assert len(ends) <= 1
+        assert not ends or self.events[-1] is ends[0]
+        return ends[0] if ends else None
+
+
+class Schedules(RuleBasedStateMachine):
+    """Submits, cancels, breaks and steps in any order."""
+
+    submitted = Bundle("submitted")
+    can_cut = True
+    portion = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = ToyModel(can_cut=self.can_cut)
+        budget = FixedBudget(self.portion or 16)
+        n_sequences, n_parallel = (1, 1) if self.portion else (N_SEQUENCES, N_PARALLEL)
+        self.scheduler = Scheduler(
+            CellTable(N_CELLS, n_sequences), budget, n_parallel, can_cut=self.can_cut, portion=self.portion
+        )
+        self.lane = Lane(self.model, self.scheduler, budget, lambda: 0.0)
+        self.all: list[Submitted] = []
+
+    @property
+    def context(self) -> ToyContext:
+        """The context in use."""
+        return self.model.contexts[-1]
+
+    def step(self) -> None:
+        """Do what the engine's loop does."""
+        self.lane.sweep()
+        if self.lane.busy:
+            try:
+                self.lane.step()
+            except DecodeError:
+                self.lane.drop_context()
+
+    @rule(
+        target=submitted,
+        start=st.sampled_from(STARTS),
+        cut=st.integers(0, 60),
+        rest=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+        max_new=st.integers(1, 30),
+        preload=st.booleans(),
+    )
+    def submit(self, start: Tokens[int], cut: int, rest: list[int], max_new: int, preload: bool) -> Submitted:
+        """A prompt that fits alone is submitted."""
+        prompt = [*start[:cut], *rest]
+        request = Submitted(prompt, min(max_new, N_CELLS - len(prompt)), preload)
+        self.all.append(request)
+        self.lane.submit(request.request)
+        return request
+
+    @rule(target=submitted, earlier=submitted, rest=st.lists(st.integers(1, 9), min_size=1, max_size=5))
+    def next_turn(self, earlier: Submitted, rest: list[int]) -> Submitted:
+        """A chat goes on: its prompt is an earlier one with what was generated for it."""
+        prompt = [*earlier.prompt, *earlier.tokens, *rest][: N_CELLS - 10]
+        request = Submitted(prompt, 8, False)
+        self.all.append(request)
+        self.lane.submit(request.request)
+        return request
+
+    @rule(count=st.integers(1, 12))
+    def steps(self, count: int) -> None:
+        """Some steps are taken."""
+        for _ in range(count):
+            self.step()
+
+    @rule(request=submitted)
+    def cancel(self, request: Submitted) -> None:
+        """A request is cancelled, at whatever stage."""
+        request.request.cancelled = True
+
+    @rule()
+    def break_context(self) -> None:
+        """The next batch fails and the context is lost."""
+        if self.model.contexts and not self.context.closed:
+            self.context.fail_next = True
+
+    @invariant()
+    def account_agrees(self) -> None:
+        """The account of cells is what the context holds, up to moves that are still to be done."""
+        table = self.scheduler.table
+        assert 0 <= table.used <= table.n_cells
+        assert table.used == table.needed_by(table.held.values())
+        assert len(table.held) <= table.n_sequences
+
+    @invariant()
+    def texts_are_solo(self) -> None:
+        """What was delivered so far is what the request yields alone."""
+        for request in self.all:
+            expected = [] if request.preload else solo(request.prompt, request.max_new)
+            assert request.tokens == expected[: len(request.tokens)]
+
+    def teardown(self) -> None:
+        """Everybody ends within a bound of steps, with their solo text unless cancelled, and no sequence leaks."""
+        work = sum(len(request.prompt) + request.max_new + 2 for request in self.all if request.ended is None)
+        for _ in range(2 * work + 10):
+            if not self.lane.busy:
+                break
+            self.step()
+        assert not self.lane.busy, "somebody starves"
+        for request in self.all:
+            ended = request.ended
+            assert ended is not None
+            expected = [] if request.preload else solo(request.prompt, request.max_new)
+            if ended.finish_reason in ("stop", "length"):
+                assert request.tokens == expected
+            else:
+                assert ended.finish_reason == "cancelled"
+                assert request.request.cancelled
+            assert ended.usage.cached_tokens <= ended.usage.prompt_tokens == len(request.prompt)
+        assert not any(held.busy for held in self.scheduler.table.held.values())
+        if self.model.contexts:
+            for held in self.scheduler.table.held.values():
+                self.scheduler.table.cut(held, 0)
+            assert self.scheduler.table.used == 0
+
+
+class WholeOnlySchedules(Schedules):
+    """The same for a model whose sequences cannot be cut."""
+
+    can_cut = False
+
+
+class PortionSchedules(Schedules):
+    """The same for deterministic requests: one at a time, in whole portions."""
+
+    portion = 16
+
+
+_settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestSchedules = Schedules.TestCase
+TestSchedules.settings = _settings
+TestWholeOnlySchedules = WholeOnlySchedules.TestCase
+TestWholeOnlySchedules.settings = _settings
+TestPortionSchedules = PortionSchedules.TestCase
+TestPortionSchedules.settings = _settings
