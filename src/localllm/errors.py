@@ -16,6 +16,7 @@
     ├── ClosedError (RuntimeError)                  use of a manager, model or session after close()
     ├── SessionBusyError (RuntimeError)             one session used for two replies at once
     ├── StreamConsumedError (RuntimeError)          chunks and events of one stream asked for at once
+    ├── ConformanceError (AssertionError)           a backend breaks a rule that `check_backend` holds it to
     └── GenerationError (RuntimeError)              a reply failed; `.reply` holds what there was of it
         ├── ContextOverflowError (ValueError)       the prompt is longer than the context window
         ├── GenerationTimeoutError (TimeoutError)   the reply took longer than `timeout_s`
@@ -100,8 +101,12 @@ class StreamConsumedError(LocalLLMError, RuntimeError):
     """A stream's chunks and its events were asked for at once."""
 
 
+class ConformanceError(LocalLLMError, AssertionError):
+    """A backend breaks a rule of the port; the message names the check, the rule and what was seen."""
+
+
 class GenerationError(LocalLLMError, RuntimeError):
-    """A reply failed. `reply` holds the partial one, if any text had been made."""
+    """A reply failed. `reply` holds what there was of it, perhaps no text; None if the request never began."""
 
 
 class ContextOverflowError(GenerationError, ValueError):

@@ -172,6 +172,10 @@ class Message:
         )
 
 
+Prompt: TypeAlias = str | Message | Sequence[Message]
+"""What a session can be asked: a user's text, one message, or several that are appended to the history."""
+
+
 @frozen
 class Usage:
     """What a reply cost, in tokens.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -18,7 +19,7 @@ _CUTS = st.lists(st.integers(0, 40), max_size=40)
 
 def _cut(text: str, cuts: list[int]) -> list[str]:
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    return [text[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(bounds)]
 
 
 def _expected(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:

@@ -32,9 +32,9 @@ from localllm.chat.template import CHATML, ChatTemplate
 from localllm.engine.engine import Engine, EngineLimits
 from localllm.engine.stats import ModelStats
 from localllm.errors import ClosedError, ContextOverflowError, InvalidOptionError, ModelLoadError
-from localllm.models.gguf import require_vocabulary
+from localllm.models.checks import check_file
+from localllm.models.describe import model_info
 from localllm.models.info import ModelInfo, TemplateSource
-from localllm.models.summary import model_info
 from localllm.options import ModelConfig
 from localllm.types import Message, RenderedPrompt
 
@@ -203,7 +203,7 @@ class LlamaCppBackend(Backend):
         """
         if spec.path is None:
             raise ModelLoadError(f"the llama.cpp backend loads files, and {spec.ref!r} led to none")
-        require_vocabulary(spec.path)
+        check_file(spec.path)
         info = model_info(spec.path)
         library()
         layers = _gpu_layers(spec.config)

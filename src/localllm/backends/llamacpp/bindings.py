@@ -205,10 +205,14 @@ class NativeModel:
         """Whether the token ends a turn."""
         return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
 
-    def is_special(self, token: int) -> bool:
-        """Whether the token is a control, unknown or user-defined one, or ends a turn."""
+    def is_control(self, token: int) -> bool:
+        """Whether the token is a control or unknown one, or ends a turn."""
         attr = self._lib.llama_vocab_get_attr(self.vocab, token)
-        return bool(attr & (_ATTR_UNKNOWN | _ATTR_CONTROL | _ATTR_USER_DEFINED)) or self.is_end(token)
+        return bool(attr & (_ATTR_UNKNOWN | _ATTR_CONTROL)) or self.is_end(token)
+
+    def is_user_defined(self, token: int) -> bool:
+        """Whether the token was added to the vocabulary by the model's makers."""
+        return bool(self._lib.llama_vocab_get_attr(self.vocab, token) & _ATTR_USER_DEFINED)
 
     def token_text(self, token: int) -> str:
         """Return how the vocabulary spells the token."""

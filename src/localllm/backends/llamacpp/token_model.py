@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import frozen
 
 from localllm.backends.llamacpp.bindings import ContextParams, KvType, NativeContext, NativeModel
 from localllm.backends.llamacpp.sampling import ChainSampler
+from localllm.chat.vocabulary import is_structure
 from localllm.engine.model import Sampler, TokenContext
 from localllm.options import RequestOptions
 
@@ -91,6 +92,14 @@ class LlamaTokenModel:
         return ChainSampler(self._native, options, prompt)
 
 
+def _special_tokens(native: NativeModel) -> Iterator[tuple[str, int]]:
+    for token in range(native.n_vocab):
+        if native.is_control(token):
+            yield native.token_text(token), token
+        elif native.is_user_defined(token) and is_structure(text := native.token_text(token)):
+            yield text, token
+
+
 class LlamaVocabulary:
     """A `localllm.chat.vocabulary.Vocabulary` of llama.cpp's. Safe from any thread.
 
@@ -106,9 +115,7 @@ class LlamaVocabulary:
         self.adds_bos = native.adds_bos
         self.bos_text = "" if native.bos is None else native.token_text(native.bos)
         self.eos_text = "" if native.eos is None else native.token_text(native.eos)
-        self.special_tokens: Mapping[str, int] = {
-            native.token_text(token): token for token in range(native.n_vocab) if native.is_special(token)
-        }
+        self.special_tokens: Mapping[str, int] = dict(_special_tokens(native))
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         """Return the tokens of `text`, none added."""

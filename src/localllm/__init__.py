@@ -1,0 +1,203 @@
+"""An embeddable, typed SDK that gives an application a local language model.
+
+::
+
+    from localllm import ChatSession, ModelManager
+
+    with ModelManager() as models:
+        chat = ChatSession(models.load("smollm2-135m"), system="You are terse.")
+        for chunk in chat.stream("Why is the sky blue?"):
+            print(chunk.text, end="", flush=True)
+        print(chat.send("And at sunset?", temperature=0.2).text)
+
+Where things are, from what a user holds down to the values (imports go only downwards):
+
+    session, manager, model, stream      chats, loading, the handle of a model, replies as they are made
+    aio                                  the same for asyncio
+    conversation, turn, mailbox, pump    what both kinds share: a session's state, a reply on its way, how one waits
+    backends                             `base` is the port; the adapters: llamacpp, and fake for tests
+    chat, models                         history and chat templates; model files and references
+    engine                               continuous batching, without native code
+    types, options, errors               values, settings, the exception tree
+    testing                              helpers for the tests of applications and backends
+
+Everything public is exported here. An import costs next to nothing: each name is loaded when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from localllm._version import __version__
+
+if TYPE_CHECKING:
+    from localllm._json import JsonValue
+    from localllm.aio import AsyncChatSession, AsyncChatStream, AsyncModel, AsyncModelManager
+    from localllm.backends.base import (
+        Backend,
+        GenerateHandle,
+        GenerateRequest,
+        LoadedModel,
+        LoadProgress,
+        ModelSpec,
+        ProgressCallback,
+        Sink,
+    )
+    from localllm.backends.fake import FakeBackend, FakeReply
+    from localllm.engine.stats import ModelStats
+    from localllm.errors import (
+        BackendError,
+        BackendUnavailableError,
+        ClosedError,
+        ConformanceError,
+        ContextOverflowError,
+        GenerationError,
+        GenerationTimeoutError,
+        InvalidModelFileError,
+        InvalidOptionError,
+        InvalidPromptError,
+        LoadCancelledError,
+        LocalLLMError,
+        ModelLoadError,
+        ModelNotFoundError,
+        PromptTypeError,
+        QueueFullError,
+        ScriptError,
+        SessionBusyError,
+        StreamConsumedError,
+        TemplateError,
+        UnknownOptionError,
+    )
+    from localllm.manager import ModelManager
+    from localllm.model import Model
+    from localllm.models.info import ModelInfo
+    from localllm.options import GenerationOptions, ModelConfig, RequestOptions
+    from localllm.session import ChatSession
+    from localllm.stream import ChatStream
+    from localllm.types import (
+        BackendEvent,
+        FinishReason,
+        GenerationEnded,
+        Message,
+        Prompt,
+        PromptProgress,
+        RenderedPrompt,
+        Reply,
+        ReplyEnded,
+        Role,
+        Segment,
+        StreamChunk,
+        StreamEvent,
+        TextDelta,
+        Timings,
+        TokenIds,
+        ToolCall,
+        Usage,
+    )
+
+__all__ = [
+    "AsyncChatSession",
+    "AsyncChatStream",
+    "AsyncModel",
+    "AsyncModelManager",
+    "Backend",
+    "BackendError",
+    "BackendEvent",
+    "BackendUnavailableError",
+    "ChatSession",
+    "ChatStream",
+    "ClosedError",
+    "ConformanceError",
+    "ContextOverflowError",
+    "FakeBackend",
+    "FakeReply",
+    "FinishReason",
+    "GenerateHandle",
+    "GenerateRequest",
+    "GenerationEnded",
+    "GenerationError",
+    "GenerationOptions",
+    "GenerationTimeoutError",
+    "InvalidModelFileError",
+    "InvalidOptionError",
+    "InvalidPromptError",
+    "JsonValue",
+    "LoadCancelledError",
+    "LoadProgress",
+    "LoadedModel",
+    "LocalLLMError",
+    "Message",
+    "Model",
+    "ModelConfig",
+    "ModelInfo",
+    "ModelLoadError",
+    "ModelManager",
+    "ModelNotFoundError",
+    "ModelSpec",
+    "ModelStats",
+    "ProgressCallback",
+    "Prompt",
+    "PromptProgress",
+    "PromptTypeError",
+    "QueueFullError",
+    "RenderedPrompt",
+    "Reply",
+    "ReplyEnded",
+    "RequestOptions",
+    "Role",
+    "ScriptError",
+    "Segment",
+    "SessionBusyError",
+    "Sink",
+    "StreamChunk",
+    "StreamConsumedError",
+    "StreamEvent",
+    "TemplateError",
+    "TextDelta",
+    "Timings",
+    "TokenIds",
+    "ToolCall",
+    "UnknownOptionError",
+    "Usage",
+    "__version__",
+]
+
+_NAMES_OF = {
+    "localllm._json": "JsonValue",
+    "localllm.aio": "AsyncChatSession AsyncChatStream AsyncModel AsyncModelManager",
+    "localllm.backends.base": (
+        "Backend GenerateHandle GenerateRequest LoadProgress LoadedModel ModelSpec ProgressCallback Sink"
+    ),
+    "localllm.backends.fake": "FakeBackend FakeReply",
+    "localllm.engine.stats": "ModelStats",
+    "localllm.errors": (
+        "BackendError BackendUnavailableError ClosedError ConformanceError ContextOverflowError GenerationError "
+        "GenerationTimeoutError InvalidModelFileError InvalidOptionError InvalidPromptError LoadCancelledError "
+        "LocalLLMError ModelLoadError ModelNotFoundError PromptTypeError QueueFullError ScriptError "
+        "SessionBusyError StreamConsumedError TemplateError UnknownOptionError"
+    ),
+    "localllm.manager": "ModelManager",
+    "localllm.model": "Model",
+    "localllm.models.info": "ModelInfo",
+    "localllm.options": "GenerationOptions ModelConfig RequestOptions",
+    "localllm.session": "ChatSession",
+    "localllm.stream": "ChatStream",
+    "localllm.types": (
+        "BackendEvent FinishReason GenerationEnded Message Prompt PromptProgress RenderedPrompt Reply ReplyEnded "
+        "Role Segment StreamChunk StreamEvent TextDelta Timings TokenIds ToolCall Usage"
+    ),
+}
+
+_HOMES = {name: module for module, names in _NAMES_OF.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # a type checker that saw this would believe that every name exists
+
+    def __getattr__(name):
+        """Load a public name when it is first used (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

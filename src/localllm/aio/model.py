@@ -1,0 +1,67 @@
+"""The async twin of `localllm.model`: the same handle, asked on a thread."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from attrs import define
+
+from localllm.engine.stats import ModelStats
+from localllm.model import Model
+from localllm.models.info import ModelInfo
+from localllm.types import Message, RenderedPrompt
+
+
+@define(eq=False, repr=False)
+class AsyncModel:
+    """A loaded model, made by `AsyncModelManager.load`; an async context manager that closes it.
+
+    Args:
+        sync: The same model for code that does not await. Closing one closes both.
+    """
+
+    _sync: Model
+
+    @property
+    def sync(self) -> Model:
+        """The same model for code that does not await, such as a `ChatSession` on a thread."""
+        return self._sync
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model's facts, as loaded."""
+        return self._sync.info
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of `text` as plain text. See `Model.tokenize`."""
+        return await to_thread(self._sync.tokenize, text)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return the text of `tokens`. See `Model.detokenize`."""
+        return await to_thread(self._sync.detokenize, tokens)
+
+    async def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+        """Return the exact prompt that the model reads for `messages`. See `Model.render`."""
+        return await to_thread(self._sync.render, messages)
+
+    async def stats(self) -> ModelStats:
+        """Return the figures so far; still answers after `close`."""
+        return await to_thread(self._sync.stats)
+
+    async def close(self) -> None:
+        """End running replies as cancelled and free the model. May be called twice."""
+        await to_thread(self._sync.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._sync)[1:]}"

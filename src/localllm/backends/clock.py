@@ -1,0 +1,57 @@
+"""The clock that a backend waits on: the system's, or in tests one that is moved by hand."""
+
+from __future__ import annotations
+
+import time
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+_LONGEST_WAIT_S = 3600.0  # a wait may end early, so this only keeps the figure within what the system can take
+
+
+class Bell:
+    """Wakes the one thread that waits for it.
+
+    Ringing takes no lock, so that it may be done from any thread, from a finalizer and from a signal handler. State
+    is changed before the bell is rung, and read again after a wait: rings in between are one.
+    """
+
+    __slots__ = ("_rings",)
+
+    def __init__(self) -> None:
+        self._rings: SimpleQueue[None] = SimpleQueue()  # its put is reentrant, unlike Event.set and Condition.notify
+
+    def ring(self) -> None:
+        """End the wait under way, or else the next one."""
+        self._rings.put(None)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Return once the bell was rung since the last wait, or after `timeout_s` seconds."""
+        try:
+            self._rings.get(timeout=timeout_s)
+            while True:
+                self._rings.get_nowait()
+        except Empty:
+            return
+
+
+class Clock(Protocol):
+    """What a backend needs to know of time; inject `localllm.testing.ManualClock` to test without waiting."""
+
+    def now(self) -> float:
+        """Return the seconds since some fixed moment; never falls."""
+
+    def wait(self, bell: Bell, until_s: float) -> None:
+        """Block until `bell` rings or `now()` reaches `until_s`; may return early, so callers look again."""
+
+
+class SystemClock:
+    """Real time: the system's monotonic clock."""
+
+    def now(self) -> float:
+        """Return the seconds since some fixed moment; never falls."""
+        return time.monotonic()
+
+    def wait(self, bell: Bell, until_s: float) -> None:
+        """Block until `bell` rings or `now()` reaches `until_s`; may return early."""
+        bell.wait(min(max(until_s - self.now(), 0.0), _LONGEST_WAIT_S))

@@ -1,0 +1,147 @@
+"""The commands and their options, as typer declares them; what they do is in the modules beside this one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from localllm._version import __version__
+from localllm.cli import FAILED, INTERRUPTED, OK, PIPE_CLOSED, USAGE
+from localllm.cli.doctor import diagnose
+from localllm.cli.interactive import converse
+from localllm.cli.loading import ChatSettings
+from localllm.cli.oneshot import answer, join
+from localllm.cli.terminal import Terminal
+from localllm.errors import InvalidOptionError, InvalidPromptError, LocalLLMError
+from localllm.options import GenerationOptions, ModelConfig, RequestOptions
+
+app = typer.Typer(
+    name="localllm",
+    help="Talk to a language model that runs on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command that `arguments` name and return its exit code."""
+    try:
+        app(list(arguments), prog_name="localllm")
+    except SystemExit as exc:  # how typer ends, always
+        return exc.code if isinstance(exc.code, int) else OK
+    return OK
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"localllm {__version__} (Python {platform.python_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def chat(
+    question: Annotated[
+        list[str] | None,
+        typer.Argument(help="Without one: talk at the terminal, or answer what is piped in.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", envvar="LOCALLLM_MODEL", help="An alias or the path of a GGUF file.")
+    ] = "smollm2-135m",
+    system: Annotated[str | None, typer.Option(help="Instructions that stay.", show_default=False)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a reply at most.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
+    ctx: Annotated[int | None, typer.Option(help="Tokens of the context window; by default as trained.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads that compute; by default one a core.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Name or import path (package.module:Class).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the reply with its figures as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Ask one question, or talk with the model.
+
+    Text that is piped in goes before the question: cat report.txt | localllm chat "Summarize this."
+
+    Exit codes: 0 answered, 1 failed, 2 used wrongly, 130 ended by Ctrl-C, 141 the reader of the output left.
+    """
+    terminal = Terminal.standard()
+
+    def work() -> int:
+        settings = ChatSettings(
+            model=model,
+            system=system,
+            backend=backend,
+            config=ModelConfig(n_ctx=ctx, threads=threads),
+            options=_options(temperature=temperature, max_tokens=max_tokens, seed=seed),
+        )
+        if not question and terminal.interactive and not as_json:
+            return converse(settings, terminal)
+        prompt = join(" ".join(question or ()), terminal.piped())
+        if not prompt:
+            terminal.note('no question: write one (localllm chat "Why is the sky blue?") or pipe one in', kind="error")
+            return USAGE
+        return answer(settings, prompt, terminal, as_json=as_json)
+
+    raise typer.Exit(_guarded(work, terminal, debug=debug))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what this machine can run, and what to do about what does not work.
+
+    Exit codes: 0 the default backend works, 1 it does not.
+    """
+    terminal = Terminal.standard()
+    raise typer.Exit(_guarded(lambda: diagnose(terminal, as_json=as_json), terminal, debug=debug))
+
+
+def _options(*, temperature: float | None, max_tokens: int | None, seed: int | None) -> GenerationOptions:
+    """Return the options that were given, checked before a model is loaded for them."""
+    options = GenerationOptions()
+    if temperature is not None:
+        options["temperature"] = temperature
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    if seed is not None:
+        options["seed"] = seed
+    RequestOptions.of(options)
+    return options
+
+
+def _guarded(work: Callable[[], int], terminal: Terminal, *, debug: bool) -> int:
+    """Return what `work` returns; turn what it raises into one line and an exit code."""
+    try:
+        return work()
+    except LocalLLMError as exc:
+        if debug:
+            terminal.stderr.write(traceback.format_exc())
+        terminal.note(str(exc), kind="error")
+        return USAGE if isinstance(exc, InvalidOptionError | InvalidPromptError) else FAILED
+    except KeyboardInterrupt:
+        terminal.end_line()
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left: nobody to tell. What is still in the buffer must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED

@@ -1,0 +1,1 @@
+"""Tests of model files: the GGUF header, what native code trusts, references."""

@@ -1,0 +1,185 @@
+"""The examples and the README's code run as they say, on the real model where that is the point."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from examples import sse_endpoint
+
+from localllm import AsyncModelManager, BackendError, FakeBackend, FakeReply
+
+ROOT = Path(__file__).parent.parent
+README_BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(*arguments: str | Path) -> str:
+    """Run Python with `arguments` in the project's root; return stdout. A word on stderr, at exit too, is a failure."""
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stderr) == (0, ""), f"{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_every_example_is_run() -> None:
+    """A new example needs a test here."""
+    known = {"quickstart", "async_chat", "sse_endpoint", "test_your_app", "demo", "custom_backend"}
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} <= known
+
+
+def test_quickstart_streams_and_counts() -> None:
+    """The main job on the real model: two replies, and the second finds the first one in the cache."""
+    out = run("examples/quickstart.py")
+    figures = re.search(r"first token after [\d.]+ s, (\d+) of (\d+) prompt tokens cached", out)
+    assert figures is not None, out
+    assert int(figures[1]) > 30
+
+
+def test_two_async_chats_both_end() -> None:
+    """Both replies of one model, at the same time on one event loop."""
+    out = run("examples/async_chat.py")
+    assert re.search(r"^Ada: .+\n  \[\d+ chunks, \d+ tokens/s\]$", out, re.MULTILINE | re.DOTALL), out
+    assert "Bob: " in out
+
+
+def test_the_demo_shows_its_figures() -> None:
+    """First token, tokens/s and cached tokens of two turns; the second one's prompt is mostly cached."""
+    out = run("examples/demo.py", "Name a color.", "Another one?")
+    figures = re.findall(r"\[first token (\d+) ms, ([\d.]+) tokens/s, \d+ tokens; prompt of (\d+) .*?, (\d+) of", out)
+    assert len(figures) == 2, out
+    (*_, first_cached), (*_, prompt, cached) = figures
+    assert int(first_cached) == 0
+    assert int(cached) > int(prompt) / 2
+
+
+def test_your_app_tests_pass() -> None:
+    """The example is a test file: pytest runs it."""
+    assert "passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/test_your_app.py")
+
+
+def sse(text: str) -> list[tuple[str, dict[str, object]]]:
+    """The events of a server-sent stream, as name and data."""
+    return [
+        (name, json.loads(data))
+        for name, data in re.findall(r"event: (\w+)\ndata: (.*)\n\n", text)
+    ]  # fmt: skip
+
+
+def app_with(backend: FakeBackend) -> sse_endpoint.Starlette:
+    """The example's application over a fake."""
+    return sse_endpoint.create_app(lambda: AsyncModelManager(backend), "any")
+
+
+def get(app: sse_endpoint.Starlette, question: str) -> httpx.Response:
+    """Start the application, ask it once, and stop it."""
+
+    async def main() -> httpx.Response:
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+                return await client.get("/chat", params={"q": question})
+
+    return asyncio.run(asyncio.wait_for(main(), 15))
+
+
+def test_the_endpoint_streams_events() -> None:
+    """A chunk event for each piece, line breaks and all, then one with the figures."""
+    answer = get(app_with(FakeBackend([FakeReply(chunks=["Rome\n", "\ndata: x"])])), "Where?")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *chunks, (last, data) = sse(answer.text)
+    assert "".join(str(chunk["text"]) for _, chunk in chunks) == "Rome\n\ndata: x"
+    assert (last, data["finish_reason"]) == ("done", "stop")
+
+
+def test_the_endpoint_tells_errors_as_events() -> None:
+    """The response has begun, so a failure can only be told inside it."""
+    events = sse(get(app_with(FakeBackend([BackendError("unplugged")])), "Where?").text)
+    assert events == [("error", {"type": "BackendError", "message": "unplugged"})]
+
+
+def test_the_endpoint_refuses_an_empty_question() -> None:
+    """Before the model is asked."""
+    assert get(app_with(FakeBackend([])), " ").status_code == 400
+
+
+def test_the_endpoint_answers_on_the_real_model() -> None:
+    """The application as it is run: the real manager, the real model."""
+    events = sse(get(sse_endpoint.create_app(), "What is the capital of France? One word.").text)
+    assert events[-1][0] == "done"
+    assert "Paris" in "".join(str(data.get("text", "")) for _, data in events)
+
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Scope]]
+
+
+async def leave_after_a_chunk(app: sse_endpoint.Starlette, ask: str) -> list[str]:
+    """Be a client that disconnects as soon as the first chunk is there; return what it received."""
+    received: list[str] = []
+    left = asyncio.Event()
+
+    async def receive() -> Scope:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Scope) -> None:
+        if message["type"] == "http.response.body":
+            received.append(message["body"].decode())
+            left.set()
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "GET",
+        "path": "/chat",
+        "query_string": f"q={ask}".encode(),
+        "headers": [],
+        "app": app,
+    }
+    await app(scope, receive, send)
+    return received
+
+
+def test_a_client_that_leaves_ends_its_reply() -> None:
+    """The model is free for the next one, though the script had a thousand chunks to go."""
+
+    async def main() -> None:
+        backend = FakeBackend([FakeReply(chunks=["on "] * 1000, delay_s=0.005), "Free."])
+        app = app_with(backend)
+        async with app.router.lifespan_context(app):
+            received = await leave_after_a_chunk(app, "Go")
+            assert 0 < len(received) < 900
+            model = app.state.model
+            events = [event async for event in sse_endpoint.reply_events(model, "Next?")]
+            assert "Free." in "".join(events)
+
+    asyncio.run(asyncio.wait_for(main(), 15))
+
+
+@pytest.mark.parametrize("number", range(len(README_BLOCKS)))
+def test_readme_code_runs(number: int, tmp_path: Path) -> None:
+    """Each block is whole: pasted into a file it runs, on the real model where it loads one."""
+    block = tmp_path / f"block_{number}.py"
+    block.write_text(README_BLOCKS[number])
+    if "def test_" in README_BLOCKS[number]:
+        assert "passed" in run("-m", "pytest", "-q", "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider", block)
+    else:
+        assert run(block).strip()
+
+
+def test_readme_code_is_typed(tmp_path: Path) -> None:
+    """A reader who pastes it into a strictly checked project sees no error."""
+    for number, block in enumerate(README_BLOCKS):
+        (tmp_path / f"block_{number}.py").write_text(block)
+    assert len(README_BLOCKS) == 4
+    out = run("-m", "mypy", "--config-file", ROOT / "pyproject.toml", *sorted(tmp_path.glob("*.py")))
+    assert "Success" in out
