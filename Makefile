@@ -33,7 +33,7 @@ lint: $(VENV)/.dev ## Check style and formatting
 
 types: $(VENV)/.dev ## Check types: ours, and what users see of them
 	$(PY) -m mypy
-	$(PY) -m pyright --pythonpath $(PY) --verifytypes localllm --ignoreexternal
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pyright --verifytypes localllm --ignoreexternal
 
 assets: $(VENV)/.dev ## Fetch llama.cpp's vocabularies and templates, which the tests read
 	$(PY) tests/fetch_assets.py $(ASSETS)

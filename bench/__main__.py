@@ -26,9 +26,7 @@ TAKES_PART: dict[str, tuple[type[System], ...]] = {
 def measure(scenario: Scenario, rounds: int, path: Path, threads: int) -> dict[str, float]:
     """Return each system's median over `rounds`, the systems taking turns within every round."""
     systems: list[LocalLLM | LlamaCppPython | BareLoop] = [
-        kind(path, threads)
-        for kind in (LocalLLM, LlamaCppPython, BareLoop)
-        if kind in TAKES_PART[scenario.name]
+        kind(path, threads) for kind in (LocalLLM, LlamaCppPython, BareLoop) if kind in TAKES_PART[scenario.name]
     ]
     figures: dict[str, list[float]] = {system.name: [] for system in systems}
     try:

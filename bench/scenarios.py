@@ -13,10 +13,11 @@ from attrs import frozen
 from bench.systems import LocalLLM, System
 from localllm import ChatSession, Message, PromptProgress
 
-WORDS = (
+TEXT = (
     "the engine reads every prompt once and keeps what it has read so that a second question about the same long "
     "text begins at the first word that differs from what was asked before"
-).split()
+)
+WORDS = TEXT.split()
 
 
 def words(count: int, salt: str = "") -> str:
@@ -99,6 +100,8 @@ SCENARIOS = (
         second_turn,
         "<= llama_cpp.Llama",
     ),
-    Scenario("cancel", "cancel in the middle of a 1,000-token prefill, until it has ended", "s", "lower", cancel, "< 0.5 s"),
+    Scenario(
+        "cancel", "cancel in the middle of a 1,000-token prefill, until it has ended", "s", "lower", cancel, "< 0.5 s"
+    ),
     Scenario("import", "`import localllm` over an empty start", "ms", "lower", import_time, "< 60 ms"),
 )

@@ -38,7 +38,9 @@ def fetch(dest: Path) -> None:
         new = Path(scratch) / "new"
         count = extract(_download(version, Path(scratch)), new)
         if count < _MIN_FILES:
-            sys.exit(f"{PACKAGE} {version} holds {count} of the files that the tests need; more than {_MIN_FILES} expected")
+            sys.exit(
+                f"{PACKAGE} {version} holds {count} of the files that the tests need; more than {_MIN_FILES} expected"
+            )
         (new / _STAMP).write_text(version)
         if dest.exists():
             shutil.move(dest, Path(scratch) / "old")

@@ -1,4 +1,4 @@
-"""The package as users get it: what the wheel holds, that it installs anywhere, what it says where parts are missing."""
+"""The package as users get it: what the wheel holds, that it installs anywhere, what it says of missing parts."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from functools import partial
 from threading import RLock
 from typing import Literal, assert_never
 
+from attrs import frozen
+
 from localllm.backends.base import GenerateHandle, GenerateRequest
 from localllm.chat.history import History
 from localllm.errors import InvalidOptionError, SessionBusyError
@@ -60,7 +62,7 @@ class Conversation:
         self._options: dict[str, object] = {name: getattr(checked, name) for name in options}
         self._history = History.of(system, history)
         self._turn: Turn | None = None
-        self._preload: GenerateHandle | None = None
+        self._preload: _Preload | None = None
         self._lock = RLock()  # reentrant: a signal handler may cancel, and so settle a turn, in the middle of anything
 
     @property
@@ -98,7 +100,7 @@ class Conversation:
             if messages:
                 options = RequestOptions.of(self._options)
                 request = GenerateRequest(messages=messages, options=options, purpose="preload")
-                self._preload = self.model.submit(request, _log_preload)
+                self._preload = _Preload(self.model.submit(request, _log_preload), messages)
 
     def fork(self) -> Conversation:
         """Return a conversation that goes on from here on its own; a running turn stays with this one."""
@@ -134,7 +136,7 @@ class Conversation:
             asked = change(self._history)
             self._turn = turn
         try:
-            self._cancel_preload()  # what it has read so far is in the cache; the rest would only be in the way
+            self._cancel_preload(unless_read_for=asked.messages)
             request = GenerateRequest(messages=asked.messages, options=checked)
             turn.start(partial(self.model.submit, request), partial(self._keep, asked), checked.timeout_s)
         except BaseException:
@@ -168,10 +170,31 @@ class Conversation:
         if turn is not None:
             turn.settle_if_dropped()
 
-    def _cancel_preload(self) -> None:
+    def _cancel_preload(self, *, unless_read_for: tuple[Message, ...] = ()) -> None:
         preload, self._preload = self._preload, None
-        if preload is not None:
-            preload.cancel()
+        if preload is not None and not preload.begins(unless_read_for):
+            preload.handle.cancel()
+
+
+@frozen
+class _Preload:
+    """Messages that the model was told to read.
+
+    Args:
+        handle: Ends the reading.
+        messages: What is read; the last one may be an unfinished draft.
+    """
+
+    handle: GenerateHandle
+    messages: tuple[Message, ...]
+
+    def begins(self, messages: tuple[Message, ...]) -> bool:
+        """Whether reading on saves work for `messages`; if not, it would only be in the way of them."""
+        known = len(self.messages) - 1
+        if len(messages) <= known or messages[:known] != self.messages[:known]:
+            return False
+        draft, whole = self.messages[known], messages[known]
+        return draft.role == whole.role and whole.content.startswith(draft.content)
 
 
 def _log_preload(event: BackendEvent) -> None:

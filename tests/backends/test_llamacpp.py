@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-
 from bench.systems import make_llama
+
 from localllm import ChatSession, Message, Model, ModelConfig, ModelManager, PromptProgress
 from localllm.errors import (
     ClosedError,
@@ -67,24 +68,32 @@ def long_text(words: int, salt: str) -> str:
     return " ".join(f"{salt}{index % 50}" for index in range(words))
 
 
-def test_greedy_tokens_equal_those_of_llama_cpp_python(models: ModelManager, smollm2_path: Path) -> None:
-    """20 prompts of 64 tokens, with the same template, threads, portions and flash-attention setting."""
+@pytest.fixture(scope="module")
+def peer(models: ModelManager, smollm2_path: Path) -> Iterator[tuple[Model, Any]]:
+    """The model in both, with the same template, threads, portions and flash-attention setting."""
+    llama = make_llama(smollm2_path, 2, n_ctx=1024, flash_attn=False)
     with models.load("smollm2-135m", config=ModelConfig(n_ctx=1024, threads=2, flash_attention=False)) as model:
-        llama = make_llama(smollm2_path, 2, n_ctx=1024, flash_attn=False)
-        for prompt in PROMPTS:
-            rendered = model.render([Message.user(prompt)])
-            tokens = llama.tokenize(rendered.text.encode(), add_bos=False, special=True)
-            assert tuple(tokens) == rendered.tokens
-            llama.reset()
-            expected = []
-            for token in llama.generate(tokens, temp=0.0, repeat_penalty=1.0):
-                if token == llama.token_eos() or len(expected) == 64:
-                    break
-                expected.append(token)
-            reply = ChatSession(model).send(prompt, temperature=0, max_tokens=64, deterministic=True)
-            assert reply.message.token_ids is not None
-            assert list(reply.message.token_ids.tokens) == expected, prompt
-        llama.close()
+        yield model, llama
+    llama.close()
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[start : start + 4] for start in range(0, 20, 4)])
+def test_greedy_tokens_equal_those_of_llama_cpp_python(peer: tuple[Model, Any], prompts: tuple[str, ...]) -> None:
+    """Token for token, for 64 tokens."""
+    model, llama = peer
+    for prompt in prompts:
+        rendered = model.render([Message.user(prompt)])
+        tokens = llama.tokenize(rendered.text.encode(), add_bos=False, special=True)
+        assert tuple(tokens) == rendered.tokens
+        llama.reset()
+        expected: list[int] = []
+        for token in llama.generate(tokens, temp=0.0, repeat_penalty=1.0):
+            if token == llama.token_eos() or len(expected) == 64:
+                break
+            expected.append(token)
+        reply = ChatSession(model).send(prompt, temperature=0, max_tokens=64, deterministic=True)
+        assert reply.message.token_ids is not None
+        assert list(reply.message.token_ids.tokens) == expected, prompt
 
 
 def test_a_chat_goes_on_from_its_own_tokens(model: Model) -> None:
@@ -122,7 +131,8 @@ def test_every_sampler_of_the_chain_runs(model: Model) -> None:
         {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.2}, {"typical_p": 0.6}, {"top_n_sigma": 1.0},
         {"xtc_probability": 0.5, "xtc_threshold": 0.05}, {"dry_multiplier": 0.8}, {"mirostat": 1}, {"mirostat": 2},
         {"repeat_penalty": 1.3}, {"frequency_penalty": 0.5, "presence_penalty": 0.5}, {"dynatemp_range": 0.4},
-        {"logit_bias": {5: 2.0}}, {"repeat_last_n": -1, "repeat_penalty": 1.1}, {"temperature": 0, "repeat_penalty": 1.2},
+        {"logit_bias": {5: 2.0}}, {"repeat_last_n": -1, "repeat_penalty": 1.1},
+        {"temperature": 0, "repeat_penalty": 1.2},
     )  # fmt: skip
     together = {name: value for single in singles for name, value in single.items() if name != "mirostat"}
     for options in (*singles, together):
@@ -142,18 +152,18 @@ def test_a_forbidden_token_is_never_chosen_and_an_unknown_one_is_refused(model: 
         chat.send("And?", logit_bias={10**6: 1.0})
 
 
-def test_cancelling_in_the_middle_of_a_long_prompt_ends_it_within_half_a_second(model: Model) -> None:
-    """The next request works at once, and the session's history is unchanged."""
+def test_cancelling_in_the_middle_of_a_long_prompt_ends_it_before_it_is_read(model: Model) -> None:
+    """The next request works at once, and the session's history is unchanged. (`make bench` has the seconds.)"""
     chat = ChatSession(model)
     stream = chat.stream(long_text(500, "w"))
     for event in stream.events():
         if isinstance(event, PromptProgress):
             break
-    start_s = time.monotonic()
+    steps = model.stats().steps
     reply = stream.reply
-    assert time.monotonic() - start_s < 0.5
     assert reply.finish_reason == "cancelled"
-    assert 0 < reply.usage.prompt_tokens
+    assert model.stats().steps - steps <= 3
+    assert reply.usage.prompt_tokens > 500
     assert chat.history == ()
     assert chat.send("Say hi.", max_tokens=4).usage.completion_tokens > 0
 
@@ -164,7 +174,7 @@ def test_a_stream_goes_on_while_another_long_prompt_is_read(model: Model) -> Non
     done = threading.Event()
 
     def read() -> None:
-        ChatSession(model).send(long_text(600, "x"), max_tokens=1)
+        ChatSession(model).send(long_text(150, "x"), max_tokens=1)
         done.set()
 
     reader = threading.Thread(target=read)

@@ -101,10 +101,10 @@ def test_a_machine_is_read_from_proc(tmp_path: Path) -> None:
     """Processor, features and memory come from the system's own words; a container's limit wins over the machine's."""
     (tmp_path / "proc").mkdir()
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
-    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast One\nflags\t\t: fpu avx2 sse3 fma\n\n")
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast One\nflags\t\t: fpu avx2 ssse3 fma\n\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal:  1000 kB\nMemAvailable: 900 kB\n")
     seen = look(tmp_path)
-    assert (seen.processor, seen.features) == ("Fast One", ("sse3", "fma", "avx2"))
+    assert (seen.processor, seen.features) == ("Fast One", ("ssse3", "fma", "avx2"))
     assert (seen.memory_bytes, seen.available_bytes) == (1024000, 921600)
     (tmp_path / "sys/fs/cgroup/memory.max").write_text("512000\n")
     assert look(tmp_path).memory_bytes == look(tmp_path).available_bytes == 512000

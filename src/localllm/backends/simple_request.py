@@ -121,6 +121,7 @@ class SimpleRequest:
     _outputs: Iterator[Piece] | None = field(default=None, init=False)
     _calls: list[ToolCall] = field(factory=list, init=False)
     _stepping: bool = field(default=False, init=False)
+    _paused: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         timeout_s = self.request.options.timeout_s
@@ -180,12 +181,17 @@ class SimpleRequest:
     def _advance(self) -> None:
         if self._outputs is None or self._answer is None:
             return
+        began_s = self._model.clock.now()
         self._stepping = True
         try:
             piece = next(self._outputs, _END)
         finally:
             self._stepping = False
-        self.due_s = self._model.clock.now()
+        # What follows a pause happens when the pause ends, even if the thread wakes late: a clock moved by hand may
+        # have jumped over that moment and over others, which must all come in their order.
+        took_s = self._model.clock.now() - began_s
+        self.due_s = (self.due_s if self._paused else began_s) + took_s
+        self._paused = False
         if not self.ended:  # the model may just have ended all its requests
             self._take(piece, self._answer)
 
@@ -214,7 +220,7 @@ class SimpleRequest:
             case ToolCall():
                 self._calls.append(piece)
             case Pause():
-                self.due_s = piece.until_s
+                self.due_s, self._paused = piece.until_s, True
             case Finish():
                 self.end("tool_calls" if self._calls and piece.reason == "stop" else piece.reason)
             case _:

@@ -23,6 +23,7 @@ from localllm.chat.vocabulary import Vocabulary
 
 _SPACES = " \t\n\v\f\r"  # what llama.cpp strips beside some special tokens: isspace() of the C locale
 _GUARD = "\ue000"  # for private use: no vocabulary merges it with its neighbors
+_UNKNOWN = ("\ue000", "\u16de", "\U0001fae0")  # characters of which a vocabulary without bytes has some unknown
 _CACHE_CHARS = 1_000_000
 _ENTRY_CHARS = 64  # what an entry costs beyond its text, in characters; a guess
 
@@ -116,7 +117,9 @@ class PromptTokenizer:
     @cached_property
     def _unwanted(self) -> frozenset[int]:
         """The special tokens that content must not give; the unknown token stands for what has no other."""
-        return self._ids.difference(self._vocabulary.encode(_GUARD, parse_special=False))
+        return self._ids.difference(
+            *(self._vocabulary.encode(character, parse_special=False) for character in _UNKNOWN)
+        )
 
     def _piece(self, piece: str, has_content: bool, continued: bool) -> tuple[int, ...]:
         """Return the tokens of what stands between two control tokens."""

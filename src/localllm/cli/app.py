@@ -21,7 +21,7 @@ from localllm.cli.terminal import Terminal
 from localllm.errors import InvalidOptionError, InvalidPromptError, LocalLLMError
 from localllm.options import GenerationOptions, ModelConfig, RequestOptions
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="localllm",
     help="Talk to a language model that runs on this machine.",
     no_args_is_help=True,
@@ -70,7 +70,9 @@ def chat(
     temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of a reply at most.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
-    ctx: Annotated[int | None, typer.Option(help="Tokens of the context window; by default as trained.")] = None,
+    ctx: Annotated[
+        int | None, typer.Option(help="Tokens of the context window; by default as trained, 8192 at most.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that compute; by default one a core.")] = None,
     backend: Annotated[str | None, typer.Option(help="Name or import path (package.module:Class).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reply with its figures as JSON.")] = False,

@@ -171,10 +171,6 @@ def _report_json(
 
 
 def _report(terminal: Terminal, machine: Machine, packages: dict[str, str | None], finding: BackendFinding) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     rows = [
         ("localllm", __version__),
         ("Python", f"{platform.python_version()} ({sys.executable})"),
@@ -187,7 +183,5 @@ def _report(terminal: Terminal, machine: Machine, packages: dict[str, str | None
     ]
     if finding.advice:
         rows.append(("what to do", finding.advice))
-    table = Table.grid(padding=(0, 2))
     for name, value in rows:
-        table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
-    Console(file=terminal.stdout).print(table)
+        terminal.line(f"{name:<18} {value}")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from localllm.engine.detokenizer import Detokenizer
 from localllm.engine.stop_strings import StopStrings
-
 from localllm.errors import LocalLLMError
 from localllm.types import (
     BackendEvent,

@@ -73,11 +73,11 @@ def check_model(header: GGUFHeader, *, vocab_only: bool = False) -> None:
     """
     architecture_of(header)
     parts = part_count(header)
+    if not (header.tensors or vocab_only or parts > 1):
+        raise InvalidModelFileError(f"{header.path} holds no tensors, only metadata: it is a vocabulary, not a model")
     tokens = check_vocabulary(header)
     if vocab_only:
         return
-    if not header.tensors and parts == 1:
-        raise InvalidModelFileError(f"{header.path} holds no tensors, only metadata: it is a vocabulary, not a model")
     shape = check_hyperparameters(header)
     Keys(header, f"{shape.architecture}.").u32("vocab_size", 1, _max_vocabulary(header, tokens))
     _check_alignment(header)

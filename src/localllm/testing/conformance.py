@@ -121,8 +121,9 @@ def check_backend(
         ref: The model to load; its path for a backend of files.
         config: How to load it.
         requests: Requests that one check makes, to see whether they leave something behind.
-        prompt: What to ask. The reply must have at least 24 tokens, come in pieces, and still be running when a cancel
-            gets to it: let a scripted reply be long, and slow where the backend is in another process.
+        prompt: What to ask. The reply must have at least 16 tokens, come in pieces, and still be running when a cancel
+            gets to it: give a backend that repeats what it is told a long one, and let a scripted reply be long, and
+            slow where the backend is in another process.
         failing: Makes a backend whose every reply fails after some text; without one, that check is left out.
         wait_s: Real seconds to wait for any one event before it counts as lost.
 

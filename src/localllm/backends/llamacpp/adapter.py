@@ -145,9 +145,12 @@ class LlamaModel(LoadedModel):
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens`; see `LoadedModel.detokenize`."""
         with self._gate.inside():
-            for token in tokens:
+            given: Sequence[object] = tokens  # what users pass
+            for token in given:
                 if not isinstance(token, int) or not 0 <= token < self._native.n_vocab:
-                    raise InvalidOptionError(f"{token!r} is no token; the vocabulary ends at {self._native.n_vocab - 1}")
+                    raise InvalidOptionError(
+                        f"{token!r} is no token; the vocabulary ends at {self._native.n_vocab - 1}"
+                    )
             return self._native.detokenize(tokens).decode("utf-8", "replace")
 
     def render(self, messages: Sequence[Message]) -> RenderedPrompt:

@@ -254,7 +254,6 @@ class NativeModel:
         return token if 0 <= token < self.n_vocab else None
 
 
-
 _C = TypeVar("_C", ctypes.c_int32, ctypes.c_int8)
 
 

@@ -45,9 +45,7 @@ class RequestDesk:
         limit: Requests that may be under way at once.
     """
 
-    def __init__(
-        self, engine: Engine, prepare: Callable[[GenerateRequest], Sequence[int]], limit: int
-    ) -> None:
+    def __init__(self, engine: Engine, prepare: Callable[[GenerateRequest], Sequence[int]], limit: int) -> None:
         self._engine = engine
         self._prepare = prepare
         self._limit = limit
@@ -128,11 +126,8 @@ class RequestDesk:
 def _end(pending: PendingRequest, error: LocalLLMError | None) -> None:
     """End a request that never reached the engine."""
     waited_s = time.monotonic() - pending.submitted_s
-    finish = "cancelled" if error is None else "error"
-    event = GenerationEnded(finish, timings=Timings(queue_s=waited_s), error=error)
+    event = GenerationEnded("cancelled" if error is None else "error", timings=Timings(queue_s=waited_s), error=error)
     try:
         pending.sink(event)
-    except Exception:
+    except Exception:  # noqa: BLE001  # a sink is somebody else's code; its request has ended anyway
         _log.exception("the sink of a request raised at its end")
-
-

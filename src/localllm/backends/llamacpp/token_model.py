@@ -124,5 +124,3 @@ class LlamaVocabulary:
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens`, control tokens spelled out."""
         return self._native.detokenize(tokens).decode("utf-8", "replace")
-
-
