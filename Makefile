@@ -44,8 +44,8 @@ cover: assets ## Run the tests; fail under 90% of lines and branches
 bench: $(VENV)/.dev ## Measure against llama-cpp-python and a bare decode loop
 	$(PY) -m bench
 
-soak: assets ## Run the long tests (tens of minutes); results go to bench/results
-	LOCALLLM_SOAK=1 $(PY) -m pytest -m soak -s
+soak: assets ## Run the long tests and print their figures
+	$(PY) -m pytest -m soak -s
 
 format: $(VENV)/.dev ## Format the code and apply ruff's safe fixes
 	$(PY) -m ruff check --fix .

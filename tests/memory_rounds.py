@@ -14,23 +14,26 @@ import threading
 from localllm import ChatSession, Model, ModelConfig, ModelManager
 
 CONFIG = ModelConfig(n_ctx=512)
-WARM_UP = 60  # rounds after which allocators and caches have reached their size: seen to be enough
+WARM_UP = 60  # rounds after which allocators and caches have reached their size: seen to be enough; fewer for few
 
 
 def pss_bytes() -> int:
-    """Return this process's proportional set size; Linux only."""
+    """Return this process's proportional set size without mapped files; Linux only.
+
+    The mapped weights are shared: their share falls and rises with other processes that map the same file.
+    """
     gc.collect()
     with open("/proc/self/smaps_rollup") as file:
         for line in file:
-            if line.startswith("Pss:"):
+            if line.startswith("Pss_Anon:"):
                 return int(line.split()[1]) * 1024
-    raise RuntimeError("the kernel tells no Pss")
+    raise RuntimeError("the kernel tells no Pss_Anon")
 
 
 def start_and_cancel(model: Model, count: int, chance: random.Random) -> None:
     """Start requests and cancel each at a random moment: queued, while the prompt is read, or in the reply."""
     for index in range(count):
-        prompt = " ".join(f"w{chance.randrange(90)}" for _ in range(chance.choice((3, 40, 120))))
+        prompt = " ".join(f"w{chance.randrange(90)}" for _ in range(chance.choice((3, 30, 90))))
         stream = ChatSession(model).stream(prompt, max_tokens=8, seed=index)
         moment = chance.random()
         if moment < 0.4:
@@ -50,7 +53,7 @@ def main() -> None:
     growth = {}
     with ModelManager(isolation="thread") as models:
         model = models.load("smollm2-135m", config=CONFIG)
-        start_and_cancel(model, WARM_UP, chance)
+        start_and_cancel(model, min(WARM_UP, cancels), chance)
         before = pss_bytes()
         start_and_cancel(model, cancels, chance)
         assert ChatSession(model).send("Say hi.", max_tokens=4).text

@@ -105,6 +105,14 @@ def test_without_llama_the_error_has_the_command(empty_python: Path) -> None:
     assert 'pip install "localllm[llama]"' in said
 
 
+def test_without_llama_the_doctor_has_the_command(empty_python: Path) -> None:
+    """What does not work comes with what to do about it."""
+    code = "from localllm.cli import doctor, machine; print(doctor.check_llamacpp(machine.look()))"
+    said = run(empty_python, "-c", code).stdout
+    assert "works=False" in said
+    assert 'pip install "localllm[llama]"' in said
+
+
 def test_without_typer_the_command_says_how_to_get_it(empty_python: Path) -> None:
     """The command is installed with the core, so it must be able to say what it lacks."""
     done = run(empty_python.parent / "localllm", "chat", "Hi", check=False)

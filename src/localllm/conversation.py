@@ -72,7 +72,7 @@ class Conversation:
         return self._history.messages
 
     def ask(self, turn: Turn, prompt: Prompt, options: Mapping[str, object]) -> None:
-        """Start `turn` as the answer to `prompt`.
+        """Start `turn` as the answer to `prompt`. The caller cancels the turn if this raises, whatever it is.
 
         Raises:
             InvalidPromptError: The prompt cannot be used here.
@@ -134,15 +134,10 @@ class Conversation:
         checked = RequestOptions.of(self._options, options)
         with self._idle():
             asked = change(self._history)
-            self._turn = turn
-        try:
             self._cancel_preload(unless_read_for=asked.messages)
-            request = GenerateRequest(messages=asked.messages, options=checked)
-            turn.start(partial(self.model.submit, request), partial(self._keep, asked), checked.timeout_s)
-        except BaseException:
-            turn.cancel()  # Ctrl-C may come when the request is on its way already
-            self._turn = None
-            raise
+            self._turn = turn
+        request = GenerateRequest(messages=asked.messages, options=checked)
+        turn.start(partial(self.model.submit, request), partial(self._keep, asked), checked.timeout_s)
 
     def _keep(self, asked: History, message: Message | None) -> None:
         """End the turn: with `message` both the prompt and the reply are kept, without it neither."""
@@ -156,7 +151,7 @@ class Conversation:
         """Hold the lock, if no turn is running."""
         self._settle_dropped()
         with self._lock:
-            if self._turn is not None:
+            if self._turn is not None and not self._turn.settled:
                 raise SessionBusyError(
                     "this session is in the middle of a reply: read its stream to the end, cancel it or drop it first "
                     "(leaving a `with` or a `for` does); to talk to the model twice at once use fork() or another "

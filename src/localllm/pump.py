@@ -22,8 +22,9 @@ PENDING: Final = Pending.PENDING
 Step: TypeAlias = Callable[[], T | Literal[Pending.PENDING]]
 """Returns what the consumer waits for, or PENDING to be called again after the next wake-up."""
 
-# A wait on a lock cannot be interrupted on Windows, so it ends now and then to let Ctrl-C in.
-_SLICE_S = 0.25
+# A wait on a lock cannot be interrupted on Windows, nor elsewhere by a signal that another thread received: so it ends
+# now and then to let Ctrl-C in.
+_SLICE_S = 0.1
 
 
 class ThreadPump:

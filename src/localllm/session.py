@@ -175,6 +175,9 @@ def _collect(start: Callable[[Turn], None]) -> Reply:
 def _stream(start: Callable[[Turn], None]) -> ChatStream:
     pump = ThreadPump()
     turn = Turn(pump.wake)
-    stream = ChatStream(turn, pump)  # first, so that its finalizer covers the request from the beginning
-    start(turn)
-    return stream
+    try:
+        start(turn)
+        return ChatStream(turn, pump)  # from here on its finalizer cancels
+    except BaseException:
+        turn.cancel()
+        raise

@@ -85,6 +85,11 @@ class Turn:
     def _empty_mailbox(self) -> Mailbox:
         return Mailbox(self._wake)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is fixed."""
+        return self._outcome is not None
+
     def start(self, submit: Callable[[Sink], GenerateHandle], keep: Keep, timeout_s: float | None) -> None:
         """Send the request.
 

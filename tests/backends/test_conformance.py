@@ -24,7 +24,7 @@ class _Reverser(SimpleModel):
     def pieces(self, request: GenerateRequest) -> Iterable[Piece]:
         words = request.messages[-1].content.split() or ["nothing"]
         for word in itertools.islice(itertools.cycle(words), 400):
-            yield word[::-1] + " "
+            yield " " + word[::-1]
 
 
 class ReverseBackend(SimpleBackend):

@@ -53,6 +53,27 @@ def test_every_template_renders_as_with_plain_jinja2(
             assert text == expected or (name, with_tools) in (ESCAPED, GENERATOR), name
 
 
+REFUSALS = {
+    "CohereForAI-c4ai-command-r-plus-tool_use": "at line 142: TypeError: 'NoneType' object is not iterable",
+    "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": "at line 38: TypeError: 'NoneType' object is not iterable",
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": "at line 38: TypeError: 'NoneType' object is not iterable",
+    "fireworks-ai-llama-3-firefunction-v2": "at line 21: UndefinedError: 'functions' is undefined",
+    "google-gemma-2-2b-it": "refuses these messages: System role not supported",
+}
+
+
+def test_all_templates_compile_and_nearly_all_take_a_simple_conversation(compiled: dict[str, ChatTemplate]) -> None:
+    """Those that do not are in docs/templates.md, with these reasons."""
+    refused = {}
+    for name, template in compiled.items():
+        try:
+            template.render(CONVERSATIONS["plain"])
+        except TemplateError as exc:
+            refused[name] = str(exc)
+    assert set(refused) == set(REFUSALS)
+    assert all(told in refused[name] for name, told in REFUSALS.items())
+
+
 def test_chatml_is_the_format_that_its_name_says() -> None:
     """The built-in template writes ChatML."""
     text = ChatTemplate(CHATML).render(chat("S", "U", "A", "V"))
@@ -100,6 +121,17 @@ def test_chatml_is_the_format_that_its_name_says() -> None:
          "x1None1024333.5-1TrueFalse"),
         ("{{ '7'|int + 1 }}{{ 'x'|int }}{{ '1.5'|float }}{{ 2.567|round(2) }}{{ -3|abs }}{{ '1e3'|int }}",
          "801.52.5731000"),
+        ("{{ 'x'|int(5) }}{{ '-3'|int }}{{ 'inf'|int }}{{ none|int(4) }}{{ 'ff'|int(0, 16) }}{{ [1.5, 2]|sum }}",
+         "5-3042553.5"),
+        ("{{ [{'n': 1}, {'n': 2}]|sum('n') }}{{ '%(a)s %%' % {'a': 'é'} }}{{ '%r' % 'é' }}{{ '%a' % 'é' }}",
+         "3é %'é''\\xe9'"),
+        ("{{ '{!r}{!a}{!s:>3}{k}'.format('é', 'é', 'é', k=none) }}{{ '{{}}{0}{0}'.format([1]) }}",
+         "'é''\\xe9'  éNone{}[1][1]"),
+        ("{{ x['a'] }}{{ x['items']()|length }}{{ 'abc'[0] }}{{ 'abc'[9] }}{{ [1][-1] }}{{ range(3)[1] }}",
+         "[1, None]2a11"),
+        ("{% set c = cycler(1, 2) %}{{ c.next() }}{{ c.next() }}{{ c.reset() }}{{ c.next() }}", "12None1"),
+        ("{{ 'aXbX'.rsplit('X') }}{{ 'a'.partition('-') }}{{ 'aa'.count('a') }}{{ 'a'.startswith(('b', 'a')) }}",
+         "['a', 'b', '']('a', '', '')2True"),
         ("{{ x.get('a') }}{{ x.get('z', 5) }}{{ x.keys()|list }}{{ x|dictsort|length }}{{ x|length }}",
          "[1, None]5['b', 'a']22"),
         ("{{ 'abc'|upper|lower|title|capitalize }}{{ 'a b'.replace(' ', '_') }}{{ 'a'|replace('a', 'b') }}", "Abca_bb"),
@@ -150,6 +182,21 @@ def test_message_fields_are_there_only_if_the_message_has_them() -> None:
         ("{{ nothing() }}", "'nothing' is undefined"),
         ("{% for a in 5 %}{% endfor %}", "'int' object is not iterable"),
         ("{{ 'a'|sum }}", "sum of a"),
+        ("{{ 5|length }}", "has no len()"),
+        ("{{ 5|items }}", "Can only get item pairs from a mapping"),
+        ("{{ 5|join }}", "'int' object is not iterable"),
+        ("{{ 'a'.join([1]) }}", "item 0 is a int"),
+        ("{{ '%(k)s' % 1 }}", "format requires a mapping"),
+        ("{{ '%s%s' % 'a' }}", "not enough arguments"),
+        ("{{ 'a' % 'b' }}", "not all arguments converted"),
+        ("{{ '%d' % namespace() }}", "%d of a Namespace"),
+        ("{{ '{}'.format() }}", "IndexError"),
+        ("{{ dict(5) }}{{ dict(messages) }}", "cannot make a dict of a int"),
+        ("{{ {}.get([]) }}", "a list is no key"),
+        ("{{ 1 in 5 }}", "is not iterable"),
+        ("{{ 5[1:] }}", "a int has no slices"),
+        ("{{ messages['append'](1) }}", "'append' of 'list' object is unsafe"),
+        ("{% for a in 'ab' recursive %}{{ loop(5) }}{% endfor %}", "'int' object is not iterable"),
         ("{{ '\ud800' }}", "lone surrogate"),
         ("{{ x|tojson }}{{ {}[x] }}{{ nothing|tojson }}", "not JSON serializable"),
     ],

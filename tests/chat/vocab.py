@@ -43,20 +43,22 @@ class LlamaVocabulary:
         self.bos_id: int | None = bos if bos >= 0 else None
         self.bos_text = self.text(bos) if bos >= 0 else ""
         self.eos_text = self.text(eos) if eos >= 0 else ""
+        self.size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.control_tokens: dict[str, int] = {}
         self.special_tokens: Mapping[str, int] = self._special()
         self.calls = 0
 
     def _special(self) -> dict[str, int]:
+        attribute, ends = llama_cpp.llama_vocab_get_attr, llama_cpp.llama_vocab_is_eog
+        marked = _UNKNOWN | _CONTROL | _USER_DEFINED
+        found = [i for i in range(self.size) if attribute(self._vocab, i) & marked or ends(self._vocab, i)]
         special = {}
-        for token in range(llama_cpp.llama_vocab_n_tokens(self._vocab)):
-            attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
-            ends = llama_cpp.llama_vocab_is_eog(self._vocab, token)
-            control = bool(attributes & (_UNKNOWN | _CONTROL) or ends)
-            if control or (attributes & _USER_DEFINED and is_structure(self.text(token))):
-                special[self.text(token)] = token
-            if control:
-                self.control_tokens[self.text(token)] = token
+        for token in found:
+            text = self.text(token)
+            if attribute(self._vocab, token) & (_UNKNOWN | _CONTROL) or ends(self._vocab, token):
+                self.control_tokens[text] = special[text] = token
+            elif is_structure(text):
+                special[text] = token
         return special
 
     def text(self, token: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from localllm.cli import probe
 from localllm.cli.doctor import BackendFinding, ProbeResult, check_llamacpp, diagnose, judge
 from localllm.cli.figures import size
 from localllm.cli.machine import Machine, look
@@ -81,6 +82,19 @@ def test_the_backend_of_this_installation_works() -> None:
     found = check_llamacpp(machine())
     assert found.works, found
     assert "tokens/s" in found.detail
+
+
+def test_the_probe_tells_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for the library, for the model, and for the reply with its speed."""
+    probe.main("smollm2-135m")
+    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == ["library", "model", "reply"]
+
+
+@pytest.mark.parametrize(("ref", "step"), [("nowhere.gguf", "missing"), (__file__, "error")])
+def test_the_probe_tells_what_stopped_it(capsys: pytest.CaptureFixture[str], ref: str, step: str) -> None:
+    """A model that is not there, and one that is none, are told apart."""
+    probe.main(ref)
+    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == ["library", step]
 
 
 def test_the_report_has_every_figure_a_bug_report_needs() -> None:

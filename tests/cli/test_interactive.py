@@ -120,9 +120,9 @@ def test_the_system_message_changes_and_the_conversation_stays() -> None:
 def test_stats_has_the_figures() -> None:
     """First token, tokens/s and cached tokens of the last reply; sums of the model."""
     before, *after = talk("/stats", "Hello", "/stats", "/quit")
-    assert before.startswith("since loading: 0 replies")
+    assert before.startswith("since loading: replies: 0")
     text = "\n".join(after)
-    for word in ("last reply: first token", "tokens/s", "cached", "since loading: 1 replies"):
+    for word in ("last reply: first token", "tokens/s", "cached", "since loading: replies: 1"):
         assert word in text
 
 

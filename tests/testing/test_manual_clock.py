@@ -46,6 +46,30 @@ def test_a_bell_ends_a_wait_and_the_time_stays() -> None:
     assert clock.now() == 0
 
 
+def test_a_thread_that_was_rung_for_does_not_count_as_blocked_before_it_has_waited_again() -> None:
+    clock, bell = ManualClock(), Bell()
+    woken, may_wait = threading.Event(), threading.Event()
+
+    def wait_twice() -> None:
+        clock.wait(bell, 10.0)
+        woken.set()
+        may_wait.wait(10)
+        clock.wait(bell, 20.0)
+
+    thread = threading.Thread(target=wait_twice, daemon=True)
+    thread.start()
+    clock.wait_until_blocked()
+    bell.ring()
+    with pytest.raises(TimeoutError):
+        clock.wait_until_blocked(within_s=0.05)
+    assert woken.wait(10)
+    may_wait.set()
+    clock.wait_until_blocked()
+    clock.advance(20)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_rings_before_a_wait_are_one() -> None:
     bell = Bell()
     bell.ring()

@@ -178,6 +178,9 @@ async def _collect(start: Callable[[Turn], None]) -> Reply:
 def _stream(start: Callable[[Turn], None]) -> AsyncChatStream:
     pump = LoopPump()
     turn = Turn(pump.wake)
-    stream = AsyncChatStream(turn, pump)  # first, so that its finalizer covers the request from the beginning
-    start(turn)
-    return stream
+    try:
+        start(turn)
+        return AsyncChatStream(turn, pump)  # from here on its finalizer cancels
+    except BaseException:
+        turn.cancel()
+        raise

@@ -42,8 +42,7 @@ class Answer:
         if self.finish is not None:
             return []
         deltas = self._turn_to(segment)
-        ready = [] if self.finish is not None else self._take(piece)
-        return deltas + self._delta("".join(ready))
+        return deltas + self._delta("".join(self._take(piece)))
 
     def flush(self) -> list[TextDelta]:
         """Return what was held back, now that the reply is over; may meet a stop that was waiting for a longer one."""
@@ -55,7 +54,7 @@ class Answer:
     def _take(self, piece: str) -> list[str]:
         """Count the piece word by word, so that it can be cut at any token, and return the text that is certain."""
         ready: list[str] = []
-        for word in split_words(piece):
+        for word in split_words(piece if self.finish is None else ""):
             tokens = self._tokenizer.encode(word)
             room = self._limit - len(self.tokens)
             text = word if len(tokens) <= room else self._tokenizer.decode(tokens[:room])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -16,14 +17,25 @@ class Bell:
     is changed before the bell is rung, and read again after a wait: rings in between are one.
     """
 
-    __slots__ = ("_rings",)
+    __slots__ = ("_rings", "_rung")
 
     def __init__(self) -> None:
         self._rings: SimpleQueue[None] = SimpleQueue()  # its put is reentrant, unlike Event.set and Condition.notify
+        self._rung = False
 
     def ring(self) -> None:
         """End the wait under way, or else the next one."""
+        self._rung = True
         self._rings.put(None)
+
+    @property
+    def rung(self) -> bool:
+        """Whether it was rung since `listen`: its thread is awake, or about to be, whatever it seems to wait for."""
+        return self._rung or not self._rings.empty()
+
+    def listen(self) -> None:
+        """Say that a wait begins, for `rung`; a ring before it that was not heard is still in the queue."""
+        self._rung = False
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Return once the bell was rung since the last wait, or after `timeout_s` seconds."""
@@ -38,9 +50,11 @@ class Bell:
 class Clock(Protocol):
     """What a backend needs to know of time; inject `localllm.testing.ManualClock` to test without waiting."""
 
+    @abstractmethod
     def now(self) -> float:
         """Return the seconds since some fixed moment; never falls."""
 
+    @abstractmethod
     def wait(self, bell: Bell, until_s: float) -> None:
         """Block until `bell` rings or `now()` reaches `until_s`; may return early, so callers look again."""
 

@@ -87,11 +87,11 @@ class RequestQueue:
             request = make(accepted)
             self._under_way += accepted
             self._arrivals.put(request)
+            self._bell.ring()  # still under the lock: it must not come after the request has ended, see `_linger`
             if not self._working:
                 self._working = True
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
-        self._bell.ring()
         return request
 
     def cancel(self, request: SimpleRequest) -> None:
@@ -145,7 +145,8 @@ class RequestQueue:
         """Wait for more work; return False if the thread is to end."""
         self._waiting.clear()  # what is left there has ended
         self._deadlines.clear()
-        if not self._closed:
+        self._bell.wait(0)  # forgets rings for what is done already
+        if not self._closed and not self._has_work():
             self._bell.wait(_LINGER_S)
         with self._lock:  # so that no request can arrive unseen
             self._working = self._has_work()

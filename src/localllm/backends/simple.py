@@ -5,7 +5,7 @@ A backend is then a page long::
     class Shout(SimpleModel):
         def pieces(self, request):
             for word in request.messages[-1].content.split():
-                yield word.upper() + " "
+                yield " " + word.upper()
 
     class ShoutBackend(SimpleBackend):
         name = "shout"
@@ -75,7 +75,7 @@ class SimpleModel(LoadedModel):
         tokenizer: Tokenizer | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.tokenizer = WordTokenizer() if tokenizer is None else tokenizer
+        self.tokenizer: Tokenizer = WordTokenizer() if tokenizer is None else tokenizer
         self.clock: Clock = SystemClock() if clock is None else clock
         self._info = info or ModelInfo(
             name=spec.ref,

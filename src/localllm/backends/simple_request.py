@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Protocol, TypeAlias
 
@@ -65,26 +66,33 @@ class Answering(Protocol):
     """What a request needs of its model; called on the model's thread only."""
 
     @property
+    @abstractmethod
     def clock(self) -> Clock:
         """The clock of time-outs, pauses and timings."""
 
     @property
+    @abstractmethod
     def tokenizer(self) -> Tokenizer:
         """What tokens are counted in."""
 
     @property
+    @abstractmethod
     def info(self) -> ModelInfo:
         """The model's facts: its hash and context window."""
 
+    @abstractmethod
     def prompt(self, messages: tuple[Message, ...], *, add_generation_prompt: bool) -> RenderedPrompt:
         """Return the prompt for `messages`, at its end the beginning of a reply if `add_generation_prompt`."""
 
+    @abstractmethod
     def cached_tokens(self, prompt: tuple[int, ...]) -> int:
         """Return how many tokens of `prompt` need not be computed."""
 
+    @abstractmethod
     def keep(self, tokens: tuple[int, ...]) -> None:
         """Learn that `tokens` are computed."""
 
+    @abstractmethod
     def retire(self, request: SimpleRequest, usage: Usage) -> None:
         """Count `request` as ended; called once, before its end is told."""
 
@@ -104,12 +112,12 @@ class SimpleRequest:
     """
 
     request: GenerateRequest
-    _sink: Sink
-    _model: Answering
-    _pieces: Callable[[], Iterable[Piece]]
+    _sink: Sink = field(alias="sink")
+    _model: Answering = field(alias="model")
+    _pieces: Callable[[], Iterable[Piece]] = field(alias="pieces")
     submitted_s: float
     accepted: bool
-    _on_cancel: Callable[[SimpleRequest], None]
+    _on_cancel: Callable[[SimpleRequest], None] = field(alias="on_cancel")
     deadline_s: float = field(init=False)
     ended: bool = field(default=False, init=False)
     due_s: float = field(default=0.0, init=False)  # when its next step is to be done

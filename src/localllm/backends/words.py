@@ -92,7 +92,8 @@ class WordTokenizer(Tokenizer):
             InvalidOptionError: A token is not in the vocabulary, or has not been handed out yet.
         """
         known = len(self._pieces)
-        for token in tokens:
+        given: Sequence[object] = tokens  # what users pass may be anything
+        for token in given:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < known:
                 raise InvalidOptionError(f"no such token: {token!r:.80}; this model has handed out 0 to {known - 1}")
         return b"".join([self._pieces[token] for token in tokens]).decode("utf-8", "replace")

@@ -8,7 +8,8 @@ that no template can spell them.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Callable
+from typing import ClassVar, NoReturn, TypeAlias
 
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
@@ -36,6 +37,9 @@ def _refuse(self: NodeTransformer, node: nodes.Node) -> NoReturn:
     )
 
 
+_Refusal: TypeAlias = Callable[[NodeTransformer, nodes.Node], NoReturn]
+
+
 class Rewriter(NodeTransformer):
     """Replaces operations in a template's syntax tree.
 
@@ -43,8 +47,13 @@ class Rewriter(NodeTransformer):
         TemplateError: The template asks for other templates, blocks or HTML escaping.
     """
 
-    visit_Extends = visit_Include = visit_Import = visit_FromImport = visit_Block = _refuse  # noqa: N815
-    visit_ScopedEvalContextModifier = visit_EvalContextModifier = _refuse  # noqa: N815
+    visit_Extends: ClassVar[_Refusal] = _refuse  # noqa: N815
+    visit_Include: ClassVar[_Refusal] = _refuse  # noqa: N815
+    visit_Import: ClassVar[_Refusal] = _refuse  # noqa: N815
+    visit_FromImport: ClassVar[_Refusal] = _refuse  # noqa: N815
+    visit_Block: ClassVar[_Refusal] = _refuse  # noqa: N815
+    visit_ScopedEvalContextModifier: ClassVar[_Refusal] = _refuse  # noqa: N815
+    visit_EvalContextModifier: ClassVar[_Refusal] = _refuse  # noqa: N815
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         """Replace `a ~ b`."""

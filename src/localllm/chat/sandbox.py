@@ -41,7 +41,7 @@ class RefusedError(jinja2.TemplateError):
 class GenerationExtension(Extension):
     """Hugging Face's `{% generation %}`: marks what a model wrote, for training; here it only groups."""
 
-    tags = {"generation"}  # noqa: RUF012  # a class attribute of jinja2's
+    tags: set[str] = {"generation"}  # noqa: RUF012  # a class attribute of jinja2's
 
     def parse(self, parser: Parser) -> nodes.Node:
         """Read to `{% endgeneration %}`."""
@@ -63,7 +63,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         clock: What `strftime_now` tells.
     """
 
-    intercepted_binops = frozenset(operators.BINARY)
+    intercepted_binops: frozenset[str] = frozenset(operators.BINARY)
 
     def __init__(self, clock: Clock = datetime.now) -> None:
         # Not optimized: jinja2 would compute constant expressions when it compiles, before there is a budget.
@@ -77,25 +77,32 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         )
         self._run = _Run()
         self._clock = clock
-        self.filters = {
-            **{name: self._charged(function) for name, function in PLAIN_FILTERS.items()},
-            **{name: self._charged_in_context(function) for name, function in CONTEXT_FILTERS.items()},
-            rewrite.CONCAT: self._charged(operators.concat),
-            rewrite.COMPARE: self._charged(operators.compare),
-            rewrite.SLICE: self._charged(operators.slice_of),
-            rewrite.ITERATE: self._charged(operators.iterate),
-            rewrite.MAKE_DICT: self._charged(operators.make_dict),
-        }
-        self.tests = self._tests()  # type: ignore[assignment]  # inferred there from a table of plain functions
-        self.globals = {
-            "range": Bound(self._charged(operators.make_range)),
-            "dict": Bound(self._charged(operators.make_dict)),
-            "namespace": Bound(lambda *args, **more: Namespace(operators.make_dict(self.budget, *args, **more))),
-            "cycler": Bound(Cycler),
-            "joiner": Bound(Joiner),
-            "raise_exception": Bound(self._raise_exception),
-            "strftime_now": Bound(self._strftime_now),
-        }
+        self.filters.clear()
+        self.filters.update(
+            {
+                **{name: self._charged(function) for name, function in PLAIN_FILTERS.items()},
+                **{name: self._charged_in_context(function) for name, function in CONTEXT_FILTERS.items()},
+                rewrite.CONCAT: self._charged(operators.concat),
+                rewrite.COMPARE: self._charged(operators.compare),
+                rewrite.SLICE: self._charged(operators.slice_of),
+                rewrite.ITERATE: self._charged(operators.iterate),
+                rewrite.MAKE_DICT: self._charged(operators.make_dict),
+            }
+        )
+        self.tests.clear()
+        self.tests.update(self._tests())
+        self.globals.clear()
+        self.globals.update(
+            {
+                "range": Bound(self._charged(operators.make_range)),
+                "dict": Bound(self._charged(operators.make_dict)),
+                "namespace": Bound(lambda *args, **more: Namespace(operators.make_dict(self.budget, *args, **more))),
+                "cycler": Bound(Cycler),
+                "joiner": Bound(Joiner),
+                "raise_exception": Bound(self._raise_exception),
+                "strftime_now": Bound(self._strftime_now),
+            }
+        )
 
     @property
     def budget(self) -> Budget:

@@ -18,8 +18,8 @@ def reply_line(reply: Reply) -> str:
 def model_lines(stats: ModelStats) -> list[str]:
     """Return lines about all that a model has done since it was loaded."""
     return [
-        f"since loading: {stats.finished} replies · {stats.completion_tokens} tokens generated · "
-        f"{stats.prompt_tokens} prompt tokens, {stats.cached_tokens} of them cached",
+        f"since loading: replies: {stats.finished} · tokens generated: {stats.completion_tokens} · "
+        f"prompt tokens: {stats.prompt_tokens}, {stats.cached_tokens} of them cached",
         f"context memory: {stats.cells_used} of {stats.cells_total} tokens in use",
     ]
 

@@ -126,7 +126,8 @@ class Conversation:
     def _show(self, start: Callable[[], ChatStream]) -> None:
         self._reply = reply = show(start, self._terminal)
         if reply.finish_reason == "cancelled":
-            self._terminal.note("stopped; what came is kept (/undo takes it back, /regenerate tries again)")
+            kept = "what came is kept (/undo takes it back, /regenerate tries again)"
+            self._terminal.note(f"stopped; {kept if reply.text else 'nothing had come'}")
         elif reply.finish_reason == "length":
             self._terminal.note("cut off: --max-tokens or the context window is used up")
 

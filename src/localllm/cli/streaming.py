@@ -27,7 +27,7 @@ def show(start: Callable[[], ChatStream], terminal: Terminal) -> Reply:
         KeyboardInterrupt: Ctrl-C was pressed twice.
     """
     person = terminal.stdout.isatty()
-    thinking = False
+    thinking = pressed = False
     last = "\n"
     try:
         with on_interrupt() as interrupt, start() as stream:
@@ -40,9 +40,10 @@ def show(start: Callable[[], ChatStream], terminal: Terminal) -> Reply:
                     terminal.style("dim" if thinking else "plain")
                 terminal.write(chunk.text)
                 last = chunk.text[-1]
+            pressed = bool(interrupt)
     finally:
         if thinking:
             terminal.style("plain")
-        if last != "\n":
+        if last != "\n" or (pressed and person):  # a terminal shows ^C where the cursor was
             terminal.write("\n")
     return stream.reply

@@ -53,7 +53,7 @@ class CellTable:
     def __init__(self, n_cells: int, n_sequences: int) -> None:
         self.n_cells = n_cells
         self.n_sequences = n_sequences
-        self.used = 0
+        self.used: int = 0
         self.held: dict[int, Held] = {}
         self._free_ids = list(range(n_sequences - 1, -1, -1))
         self._clock = 0

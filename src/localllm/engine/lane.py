@@ -71,7 +71,7 @@ class Lane:
         now: Callable[[], float],
     ) -> None:
         self.scheduler = scheduler
-        self.counters = LaneCounters()
+        self.counters: LaneCounters = LaneCounters()
         self.requests: dict[Sequence, Request] = {}
         self._model = model
         self._context: TokenContext | None = None

@@ -42,8 +42,8 @@ class Output:
         self._submitted_s = submitted_s
         self._admitted_s: float | None = None
         self._first_s: float | None = None
-        self.ended = False
-        self.broken_sink = False
+        self.ended: bool = False
+        self.broken_sink: bool = False
 
     @property
     def stopped(self) -> bool:

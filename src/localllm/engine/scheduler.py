@@ -37,13 +37,13 @@ class Scheduler:
     def __init__(
         self, table: CellTable, budget: Budget, n_parallel: int, *, can_cut: bool = True, portion: int = 0
     ) -> None:
-        self.table = table
+        self.table: CellTable = table
         self.budget = budget
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.evictions = 0
-        self.cache_hits = 0
-        self.preemptions = 0
+        self.evictions: int = 0
+        self.cache_hits: int = 0
+        self.preemptions: int = 0
         self._n_parallel = n_parallel
         self._can_cut = can_cut
         self._portion = portion

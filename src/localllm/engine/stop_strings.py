@@ -58,7 +58,7 @@ class StopStrings:
         """Return the text held back, now that no more will come; it was no stop, unless this sets `met`."""
         held = self._stop_of[self._state][: self._depth[self._state]]
         if self._found is not None:
-            held = self._decide(held, self._read - len(held))
+            held = self._meet(self._found, held, self._read - len(held))
         self._state = 0
         return held
 
@@ -76,18 +76,16 @@ class StopStrings:
                 if self._found is None or start < self._found[0]:
                     self._found = (start, self._ending(state))
             if self._found is not None and position - depth[state] >= self._found[0]:
-                return self._decide(held[:held_length] + text, begin - held_length)
+                return self._meet(self._found, held[:held_length] + text, begin - held_length)
         self._state = state
         self._read = begin + len(text)
         ready = held_length + len(text) - depth[state]
         # Only what is ready is copied: a long held text copied at every push would cost its square.
         return held[:ready] if ready <= held_length else held[:held_length] + text[: ready - held_length]
 
-    def _decide(self, text: str, begin: int) -> str:
-        """Set `met` to the stop found and return the part of `text`, which starts at `begin`, before it."""
-        if self._found is None:
-            return text
-        start, self.met = self._found
+    def _meet(self, found: tuple[int, str], text: str, begin: int) -> str:
+        """Set `met` to the stop `found` and return the part of `text`, which starts at `begin`, before it."""
+        start, self.met = found
         self._found, self._state = None, 0
         return text[: start - begin]
 

@@ -44,6 +44,7 @@ class ManualClock:
                 self._now_s = max(self._now_s, until_s)
             if until_s <= self._now_s:
                 return
+            bell.listen()
             self._waiting.append(waiter)
             self._changed.notify_all()
         bell.wait()
@@ -82,4 +83,4 @@ class ManualClock:
                 raise TimeoutError(f"after {within_s} s {self._blocked()} threads wait for the clock, not {waiters}")
 
     def _blocked(self) -> int:
-        return sum(until_s < math.inf for _, until_s in self._waiting)
+        return sum(until_s < math.inf and not bell.rung for bell, until_s in self._waiting)

@@ -12,7 +12,7 @@ from typing import Self, Unpack
 
 from attrs import define, evolve, field, frozen
 
-from localllm.backends.base import Backend, GenerateRequest, ModelSpec
+from localllm.backends.base import Backend, GenerateRequest, LoadedModel, ModelSpec
 from localllm.errors import ConformanceError, LocalLLMError
 from localllm.options import GenerationOptions, ModelConfig, RequestOptions
 from localllm.testing.events import EventLog
@@ -107,10 +107,10 @@ class Asked:
         except TimeoutError as exc:
             raise ConformanceError(f"a request never ended: {exc}") from exc
 
-    def text(self) -> str:
-        """Return the whole text."""
+    def said(self) -> str:
+        """Return all that the reply says, thoughts included."""
         self.end()
-        return self.log.text
+        return "".join(delta.text for delta in self.log.deltas)
 
     def wait_for_text(self) -> None:
         """Return once there is text, or the end without any."""
@@ -129,15 +129,15 @@ class Trial:
     """
 
     def __init__(self, subject: Subject, *, config: ModelConfig | None = None) -> None:
-        self.subject = subject if config is None else evolve(subject, config=config)
-        self.backend = subject.factory()
+        self.subject: Subject = subject if config is None else evolve(subject, config=config)
+        self.backend: Backend = subject.factory()
         try:
-            self.model = self.backend.load(self.subject.spec(self.backend))
+            self.model: LoadedModel = self.backend.load(self.subject.spec(self.backend))
         except BaseException:
             self.backend.close()
             raise
         self._asked: list[Asked] = []
-        self.closing_s = math.inf
+        self.closing_s: float = math.inf
 
     def __enter__(self) -> Self:
         return self

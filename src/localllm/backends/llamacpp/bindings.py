@@ -294,7 +294,7 @@ class NativeContext:
             )
         self._memory = lib.llama_get_memory(self._handle)
         self.n_cells: int = lib.llama_n_ctx(self._handle)
-        self.n_sequences = params.n_sequences
+        self.n_sequences: int = params.n_sequences
         self._n_batch = params.n_batch
         self._batch = batch = lib.llama_batch_init(params.n_batch, 0, 1)
         size = params.n_batch

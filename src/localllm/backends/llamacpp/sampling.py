@@ -31,7 +31,8 @@ class ChainSampler:
         check_bias(options, model.n_vocab)
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
-        self.chain = lib.llama_sampler_chain_init(params)
+        self._closed = False
+        self.chain: ctypes.c_void_p = lib.llama_sampler_chain_init(params)
         for sampler in _samplers(lib, model, options):
             lib.llama_sampler_chain_add(self.chain, sampler)
         for token in _remembered(options, prompt):
@@ -43,9 +44,9 @@ class ChainSampler:
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
-        if self.chain:
+        if not self._closed:
+            self._closed = True
             self._lib.llama_sampler_free(self.chain)
-            self.chain = None
 
 
 def check_bias(options: RequestOptions, n_vocab: int) -> None:

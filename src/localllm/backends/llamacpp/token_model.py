@@ -9,7 +9,7 @@ from attrs import frozen
 from localllm.backends.llamacpp.bindings import ContextParams, KvType, NativeContext, NativeModel
 from localllm.backends.llamacpp.sampling import ChainSampler
 from localllm.chat.vocabulary import is_structure
-from localllm.engine.model import Sampler, TokenContext
+from localllm.engine.model import Sampler, TokenContext, Work
 from localllm.options import RequestOptions
 
 
@@ -38,11 +38,23 @@ class LlamaContext:
     def __init__(self, native: NativeContext, n_cells: int) -> None:
         self._native = native
         self.n_cells = n_cells
-        self.n_sequences = native.n_sequences
-        self.decode = native.decode
-        self.copy = native.copy
-        self.cut = native.cut
-        self.close = native.close
+        self.n_sequences: int = native.n_sequences
+
+    def decode(self, works: Sequence[Work]) -> list[int]:
+        """Compute a batch; see `TokenContext.decode`."""
+        return self._native.decode(works)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let `target` share the first `length` cells of `source`."""
+        self._native.copy(source, target, length)
+
+    def cut(self, seq_id: int, length: int) -> None:
+        """Remove what `seq_id` holds from position `length` on."""
+        self._native.cut(seq_id, length)
+
+    def close(self) -> None:
+        """Free it."""
+        self._native.close()
 
     def sample(self, output: int, sampler: Sampler) -> int:
         """Choose the next token from the logits at `output` of the last batch."""
@@ -62,9 +74,12 @@ class LlamaTokenModel:
     def __init__(self, native: NativeModel, compute: Compute) -> None:
         self._native = native
         self._compute = compute
-        self.can_cut = native.can_cut
-        self.piece = native.piece
+        self.can_cut: bool = native.can_cut
         self._ends = {token for token in range(native.n_vocab) if native.is_end(token)}
+
+    def piece(self, token: int) -> bytes:
+        """Return what the token stands for in text."""
+        return self._native.piece(token)
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends a turn."""
@@ -111,10 +126,10 @@ class LlamaVocabulary:
     def __init__(self, native: NativeModel, model_hash: str) -> None:
         self._native = native
         self.model_hash = model_hash
-        self.bos_id = native.bos
-        self.adds_bos = native.adds_bos
-        self.bos_text = "" if native.bos is None else native.token_text(native.bos)
-        self.eos_text = "" if native.eos is None else native.token_text(native.eos)
+        self.bos_id: int | None = native.bos
+        self.adds_bos: bool = native.adds_bos
+        self.bos_text: str = "" if native.bos is None else native.token_text(native.bos)
+        self.eos_text: str = "" if native.eos is None else native.token_text(native.eos)
         self.special_tokens: Mapping[str, int] = dict(_special_tokens(native))
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:

@@ -60,18 +60,18 @@ def stop_texts_never_leak(subject: Subject) -> None:
     """A stop text ends the reply with "stop" right before it; what only began like one is delivered."""
     with Trial(subject) as trial:
         first = trial.ask(max_tokens=LONG, deterministic=True)
-        whole, repeated = first.text(), trial.ask(max_tokens=LONG, deterministic=True).text()
+        whole, repeated = first.said(), trial.ask(max_tokens=LONG, deterministic=True).said()
         middle = len(whole) // 2
         seam = _seam(first, middle)
         for stop in (whole[middle : middle + 3], whole[seam - 1 : seam + 2], whole[middle]):
             asked = trial.ask(stop=("never \u2603", stop), max_tokens=LONG, deterministic=True)
-            text, reason = asked.text(), asked.end().finish_reason
+            text, reason = asked.said(), asked.end().finish_reason
             require(stop not in text, f"the stop text {stop!r} is in the reply {text!r}")
             if whole == repeated:  # else the model gives another text each time, and there is nothing to compare with
                 expected = whole[: whole.find(stop)]
                 require(text == expected, f"stopped at {stop!r}, the reply is {text!r} and not {expected!r}")
                 require(reason == "stop", f"the stop text {stop!r} was met, and the reply ended with {reason!r}")
-        text = trial.ask(stop=f"{whole[-3:]}\u2603", max_tokens=LONG, deterministic=True).text()
+        text = trial.ask(stop=f"{whole[-3:]}\u2603", max_tokens=LONG, deterministic=True).said()
         require(
             whole != repeated or text == whole, f"with a stop that never comes the reply is {text!r}, not {whole!r}"
         )
@@ -145,7 +145,7 @@ def options_stay_with_their_request(subject: Subject) -> None:
         for asked, count in ((short, 2), (long, 12), (plain, 5), (hot, 3)):
             tokens = asked.end().usage.completion_tokens
             require(tokens == count, f"max_tokens={count} gave {tokens} tokens beside requests with other options")
-        require("e" not in stopped.text(), f"stop='e' gave {stopped.text()!r} beside requests without it")
+        require("e" not in stopped.said(), f"stop='e' gave {stopped.said()!r} beside requests without it")
 
 
 def errors_end_one_request(subject: Subject) -> None:
@@ -168,7 +168,7 @@ def _seam(asked: Asked, near: int) -> int:
     """Return where two pieces of a text meet, as near to `near` as there is."""
     seams, position = [], 0
     for event in asked.log.events:
-        if isinstance(event, TextDelta) and event.segment == "text":
+        if isinstance(event, TextDelta):
             position += len(event.text)
             seams.append(position)
     return min(seams[:-1] or [near], key=lambda seam: abs(seam - near))

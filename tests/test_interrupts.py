@@ -1,0 +1,212 @@
+"""Ctrl-C, signal handlers, finalizers and the end of the interpreter: whatever comes in the middle of a reply."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from localllm import ChatSession, ChatStream, FakeReply, GenerationEnded, StreamChunk
+from localllm.testing import ManualClock
+from tests.by_hand import HandModel, loaded
+from tests.chats import chatting, in_thread, texts
+
+
+@contextmanager
+def _interrupted(clock: ManualClock) -> Iterator[threading.Event]:
+    """Let one piece come, and once the block has set the event interrupt the main thread, which waits for the next."""
+    delivered = threading.Event()
+
+    def interrupt() -> None:
+        clock.wait_until_blocked()
+        clock.advance(1)
+        clock.wait_until_blocked()
+        assert delivered.wait(15)
+        signal.raise_signal(signal.SIGINT)  # reaches the main thread, whoever raises it
+
+    wait = in_thread(interrupt)
+    yield delivered
+    assert wait() is None
+
+
+def _send(chat: ChatSession, delivered: threading.Event) -> None:
+    delivered.set()
+    chat.send("hi")
+
+
+def _iterate(chat: ChatSession, delivered: threading.Event) -> None:
+    for _ in chat.stream("hi"):
+        delivered.set()
+
+
+def _read_events(chat: ChatSession, delivered: threading.Event) -> None:
+    for event in chat.stream("hi").events():
+        if isinstance(event, StreamChunk):
+            delivered.set()
+
+
+def _read_reply(chat: ChatSession, delivered: threading.Event) -> None:
+    delivered.set()
+    chat.stream("hi").reply  # noqa: B018
+
+
+@pytest.mark.parametrize("ask", [_send, _iterate, _read_events, _read_reply])
+def test_ctrl_c_during_a_wait_cancels(ask: Callable[[ChatSession, threading.Event], None]) -> None:
+    """KeyboardInterrupt comes through, what had been received is kept, the session is free at once."""
+    clock = ManualClock()
+    with chatting(FakeReply(chunks=["a", "b"], delay_s=1), "next", clock=clock) as (chat, _):
+        with pytest.raises(KeyboardInterrupt), _interrupted(clock) as delivered:
+            ask(chat, delivered)
+        assert texts(chat.history) == ["hi", "a"]
+        assert chat.history[-1].finish_reason == "cancelled"
+        assert chat.send("again").text == "next"
+
+
+def test_ctrl_c_while_a_cancelled_reply_winds_down() -> None:
+    """Who waits for the figures of a cancelled reply can leave, too."""
+    hand = HandModel(obeys=False)
+    chat = ChatSession(loaded(hand))
+    stream = chat.stream("hi")
+    hand.say("a")
+    next(stream)
+    stream.cancel()
+    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        stream.reply  # noqa: B018
+    timer.join()
+    hand.end(GenerationEnded("cancelled"))
+    assert stream.reply.text == "a"
+
+
+def test_a_signal_handler_may_cancel() -> None:
+    """In the thread that is in the middle of the very same stream: the loop ends, nothing is raised."""
+    clock = ManualClock()
+    with chatting(FakeReply(chunks=["a", "b"], delay_s=1), clock=clock) as (chat, _):
+        stream = chat.stream("hi")
+        before = signal.signal(signal.SIGINT, lambda *_: stream.cancel())
+        try:
+            seen = []
+            with _interrupted(clock) as delivered:
+                for chunk in stream:
+                    seen.append(chunk.text)
+                    delivered.set()
+            assert seen == ["a"]
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert stream.reply.finish_reason == "cancelled"
+        assert texts(chat.history) == ["hi", "a"]
+
+
+class _Bomb:
+    """Garbage in a cycle: drops a stream when the collector finds it, which may be anywhere."""
+
+    def __init__(self, stream: ChatStream) -> None:
+        self.stream = stream
+        self.cycle = self
+
+
+def test_a_finalizer_may_run_while_its_own_mailbox_is_filled() -> None:
+    """A backend's thread collects the stream in the middle of `put`, whose cancel puts the end: no deadlock."""
+    hand = HandModel()
+    chat = ChatSession(loaded(hand))
+    _Bomb(chat.stream("hi"))
+
+    def push() -> None:
+        hand.say("a")
+        gc.collect()
+        hand.say("b")
+
+    assert in_thread(push)() is None
+    assert hand.cancelled == [0]
+    assert chat.history == ()
+
+
+def test_finalizers_in_many_threads_never_deadlock() -> None:
+    """Streams in cycles, collected by whichever thread allocates next, backends' threads among them."""
+    with chatting(*["one two three"] * 160) as (chat, _):
+
+        def churn() -> None:
+            for _ in range(40):
+                stream = chat.fork().stream("hi")
+                next(stream)
+                _Bomb(stream)
+
+        before = gc.get_threshold()
+        gc.set_threshold(5, 2, 2)
+        try:
+            waits = [in_thread(churn) for _ in range(4)]
+            assert [wait() for wait in waits] == [None] * 4
+        finally:
+            gc.set_threshold(*before)
+
+
+def _run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+
+
+def test_the_interpreter_ends_in_silence_with_a_stream_left_open() -> None:
+    """A forgotten stream, its manager never closed: nothing is printed, nothing hangs."""
+    done = _run(
+        """
+        from localllm import ChatSession, FakeBackend, FakeReply, ModelManager
+        chat = ChatSession(ModelManager(FakeBackend(["x", FakeReply("never", delay_s=1e6)])).load("m"))
+        events = chat.fork().stream("hi").events()
+        next(events)
+        stream = chat.stream("hi")
+        print("end")
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+def test_ctrl_c_reaches_a_program_that_waits() -> None:
+    """A real SIGINT in a process of its own: KeyboardInterrupt, and the partial reply is there."""
+    done = _run(
+        """
+        import os, signal, threading
+        from localllm import ChatSession, FakeBackend, FakeReply, ModelManager
+        from localllm.testing import ManualClock
+
+        clock = ManualClock()
+        def interrupt():
+            clock.wait_until_blocked()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        replies = [FakeReply(chunks=["Hel", "lo"], delay_s=1, first_delay_s=0)]
+        chat = ChatSession(ModelManager(FakeBackend(replies, clock=clock)).load("m"))
+        threading.Thread(target=interrupt).start()
+        try:
+            chat.send("hi")
+        except KeyboardInterrupt:
+            print(chat.history[-1].content)
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Hel\n", "")
+
+
+def test_what_arrives_after_a_cancel_is_ignored() -> None:
+    """A backend that is slow to obey changes neither reply nor history."""
+    hand = HandModel(obeys=False)
+    chat = ChatSession(loaded(hand))
+    stream = chat.stream("hi")
+    hand.say("a", "b")
+    assert next(stream).text == "a"
+    stream.cancel()
+    hand.say("c")
+    hand.end(GenerationEnded("stop"))
+    assert (stream.reply.text, stream.reply.finish_reason) == ("a", "cancelled")
+    assert texts(chat.history) == ["hi", "a"]

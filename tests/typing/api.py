@@ -1,0 +1,278 @@
+"""The public API as a user's type checker sees it: checked by `mypy --strict`, never run.
+
+A line with `type: ignore[code]` must be an error of just that kind: mypy warns of an ignore that is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, assert_never, assert_type
+
+import localllm
+from localllm import (
+    AsyncChatSession,
+    AsyncChatStream,
+    AsyncModel,
+    AsyncModelManager,
+    Backend,
+    BackendEvent,
+    ChatSession,
+    ChatStream,
+    FakeBackend,
+    FakeReply,
+    FinishReason,
+    GenerateHandle,
+    GenerateRequest,
+    GenerationEnded,
+    GenerationOptions,
+    GenerationTimeoutError,
+    LoadedModel,
+    LoadProgress,
+    Message,
+    Model,
+    ModelConfig,
+    ModelInfo,
+    ModelManager,
+    ModelSpec,
+    ModelStats,
+    ProgressCallback,
+    Prompt,
+    PromptProgress,
+    RenderedPrompt,
+    Reply,
+    ReplyEnded,
+    Segment,
+    Sink,
+    StreamChunk,
+    StreamEvent,
+    TextDelta,
+    Timings,
+    TokenIds,
+    ToolCall,
+    Usage,
+)
+
+
+def plain(path: Path) -> None:
+    """Load, ask, stream."""
+    with ModelManager() as models:
+        assert_type(models, ModelManager)
+        model = models.load(path, config=ModelConfig(n_ctx=4096), on_progress=lambda progress: progress.fraction < 1)
+        assert_type(model, Model)
+        chat = ChatSession(model, system="Be terse.", temperature=0.2, stop=["\n"])
+        assert_type(chat.model, Model)
+        assert_type(chat.history, tuple[Message, ...])
+        reply = chat.send("Hi", max_tokens=3)
+        assert_type(reply, Reply)
+        assert_type(reply, Reply[None])
+        assert_type(reply.parsed, None)
+        assert_type(reply.text, str)
+        assert_type(reply.thought, str | None)
+        assert_type(reply.finish_reason, FinishReason)
+        assert_type(reply.usage, Usage)
+        assert_type(reply.usage.cached_tokens, int)
+        assert_type(reply.timings, Timings)
+        assert_type(reply.timings.first_token_s, float)
+        assert_type(reply.message, Message)
+        assert_type(reply.message.token_ids, TokenIds | None)
+        assert_type(reply.tool_calls, tuple[ToolCall, ...])
+        assert_type(reply.dropped, tuple[Message, ...])
+        assert_type(chat.regenerate(seed=1), Reply[None])
+        assert_type(chat.fork(), ChatSession)
+        assert_type(chat.undo(), tuple[Message, ...])
+        chat.preload("draft")
+        chat.reset()
+
+
+def streams(chat: ChatSession) -> str:
+    """Chunks, events, the reply."""
+    stream = chat.stream(Message.user("Hi"), top_k=1)
+    assert_type(stream, ChatStream)
+    assert_type(iter(stream), Iterator[StreamChunk])
+    assert_type(next(stream), StreamChunk)
+    for chunk in stream:
+        assert_type(chunk.text, str)
+        assert_type(chunk.segment, Segment)
+        assert_type(chunk.index, int)
+    with chat.stream_regenerate() as again:
+        assert_type(again, ChatStream)
+        assert_type(again.events(), Iterator[StreamEvent])
+        for event in again.events():
+            match event:
+                case PromptProgress():
+                    assert_type(event.total_tokens, int)
+                case StreamChunk():
+                    assert_type(event, StreamChunk)
+                case ReplyEnded():
+                    assert_type(event.reply, Reply[None])
+                case _:
+                    assert_never(event)
+        again.cancel()
+    return stream.reply.text
+
+
+def model(given: Model) -> None:
+    """What a handle can do."""
+    assert_type(given.info, ModelInfo)
+    assert_type(given.info.path, Path | None)
+    assert_type(given.tokenize("text"), tuple[int, ...])
+    assert_type(given.detokenize([1, 2]), str)
+    assert_type(given.render([Message.user("hi")]), RenderedPrompt)
+    assert_type(given.stats(), ModelStats)
+    with given as same:
+        assert_type(same, Model)
+
+
+async def twins() -> None:
+    """The same, awaited."""
+    async with AsyncModelManager("llama.cpp", isolation="thread") as models:
+        model = await models.load("smollm2-135m")
+        assert_type(model, AsyncModel)
+        assert_type(model.info, ModelInfo)
+        assert_type(model.sync, Model)
+        assert_type(await model.tokenize("text"), tuple[int, ...])
+        assert_type(await model.render([Message.user("hi")]), RenderedPrompt)
+        assert_type(await model.stats(), ModelStats)
+        chat = AsyncChatSession(model, history=[Message.user("a")], min_p=0.1)
+        assert_type(await chat.send("Hi", timeout_s=3), Reply[None])
+        stream = chat.stream([Message.user("Hi")])
+        assert_type(stream, AsyncChatStream)
+        assert_type(aiter(stream), AsyncIterator[StreamChunk])
+        assert_type(await anext(stream), StreamChunk)
+        async for chunk in stream:
+            assert_type(chunk, StreamChunk)
+        async with chat.stream_regenerate() as again:
+            assert_type(again.events(), AsyncIterator[StreamEvent])
+            await again.cancel()
+            assert_type(await again.reply(), Reply[None])
+        assert_type(await chat.fork(), AsyncChatSession)
+        assert_type(await chat.undo(), tuple[Message, ...])
+        assert_type(chat.history, tuple[Message, ...])
+        await chat.preload()
+        await chat.reset()
+
+
+def mistakes(model: Model, twin: AsyncModel, chat: ChatSession) -> None:
+    """What a type checker finds before the program runs."""
+    chat.send("Hi", temprature=0.2)  # type: ignore[call-arg]
+    chat.send("Hi", temperature="hot")  # type: ignore[arg-type]
+    chat.stream("Hi", max_tokens=1.5)  # type: ignore[arg-type]
+    chat.regenerate(mirostat=3)  # type: ignore[arg-type]
+    chat.send(7)  # type: ignore[arg-type]
+    chat.send({"role": "user", "content": "Hi"})  # type: ignore[arg-type]
+    ChatSession(model, tempreture=1)  # type: ignore[call-arg]
+    ChatSession(model, overflow="drop")  # type: ignore[arg-type]
+    ChatSession(twin)  # type: ignore[arg-type]
+    AsyncChatSession(model)  # type: ignore[arg-type]
+    ModelManager(isolation="fiber")  # type: ignore[arg-type]
+    ModelConfig(n_context=1)  # type: ignore[call-arg]
+    Message("robot", "Hi")  # type: ignore[arg-type]
+    chat.history = ()  # type: ignore[misc]
+    chat.send("Hi").text = ""  # type: ignore[misc]
+    options: GenerationOptions = {"temperture": 1}  # type: ignore[typeddict-unknown-key]
+    chat.send("Hi", **options)
+    localllm.ChatSesion  # type: ignore[attr-defined]  # noqa: B018
+
+
+class Shouting(ChatSession):
+    """A session of a user's own."""
+
+    def send_loudly(self, text: str) -> Reply:
+        """Ask in capitals."""
+        return self.send(text.upper())
+
+
+def subclass(model: Model) -> None:
+    """Forks are of the same class."""
+    assert_type(Shouting(model).fork(), Shouting)
+
+
+def prompts(chat: ChatSession, options: GenerationOptions) -> None:
+    """One way in for text and messages; options may be passed on."""
+    many: Sequence[Message] = (Message.system("s"), Message.user("Hi"))
+    each: list[Prompt] = ["Hi", Message.user("Hi"), [Message.user("Hi")], many]
+    for prompt in each:
+        chat.send(prompt, **options)
+
+
+def failures(chat: ChatSession) -> None:
+    """An exception has what there was of the reply."""
+    try:
+        chat.send("Hi")
+    except GenerationTimeoutError as exc:
+        assert_type(exc.reply, Reply[None] | None)
+        late: TimeoutError = exc
+        assert_type(str(late), str)
+
+
+def fakes() -> None:
+    """A backend for tests, and what it was asked."""
+    backend = FakeBackend(["Hi", FakeReply(chunks=["a", "b"], delay_s=1.0), ValueError("boom")])
+    assert_type(backend.requests, tuple[GenerateRequest, ...])
+    assert_type(backend.requests[0].purpose, Literal["reply", "preload"])
+    ModelManager(backend=backend)
+    FakeBackend([7])  # type: ignore[list-item]
+
+
+class OwnModel(LoadedModel):
+    """A model of a user's own."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Its facts."""
+        return ModelInfo(name="own")
+
+    def generate(self, request: GenerateRequest, sink: Sink) -> GenerateHandle:
+        """Answer with the question."""
+        event: BackendEvent = TextDelta(request.messages[-1].content)
+        sink(event)
+        sink(GenerationEnded("stop"))
+        return OwnHandle()
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the bytes of it."""
+        return tuple(text.encode())
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Return the text of these bytes."""
+        return bytes(tokens).decode()
+
+    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+        """Return the last message."""
+        return RenderedPrompt(messages[-1].content, ())
+
+    def stats(self) -> ModelStats:
+        """Return nothing of interest."""
+        return ModelStats()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class OwnHandle:
+    """A handle needs no base class."""
+
+    def cancel(self) -> None:
+        """Do nothing: the reply is there already."""
+
+
+class OwnBackend(Backend):
+    """A backend of a user's own."""
+
+    name = "own"
+
+    def load(self, spec: ModelSpec, on_progress: ProgressCallback | None = None) -> LoadedModel:
+        """Tell that it is done, and be done."""
+        if on_progress is not None:
+            on_progress(LoadProgress("loading", 1.0))
+        return OwnModel()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def own() -> None:
+    """It goes where the built-in ones go; an abstract one does not."""
+    ModelManager(OwnBackend())
+    ModelManager(Backend())  # type: ignore[abstract]
