@@ -36,7 +36,7 @@ types: $(VENV)/.dev ## Check types: ours, and what users see of them
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pyright --verifytypes localllm --ignoreexternal
 
 assets: $(VENV)/.dev ## Fetch llama.cpp's vocabularies and templates, which the tests read
-	$(PY) tests/fetch_assets.py $(ASSETS)
+	$(PY) -P tests/fetch_assets.py $(ASSETS)  # -P: else tests/typing would hide the standard library's
 
 cover: assets ## Run the tests; fail under 90% of lines and branches
 	$(PY) -m pytest --cov --cov-report=term --durations=10

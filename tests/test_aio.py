@@ -31,7 +31,7 @@ from localllm import (
     UnknownOptionError,
 )
 from localllm.testing import ManualClock
-from tests.by_hand import HandBackend, HandModel
+from tests.by_hand import HandBackend, HandModel, loaded
 from tests.chats import Script, texts
 
 
@@ -157,6 +157,24 @@ def test_cancelling_a_task_that_sends_keeps_what_was_received() -> None:
             assert texts(chat.history) == ["s", "hi", "a"]
             assert chat.history[-1].finish_reason == "cancelled"
             assert (await chat.send("again")).text == "next"
+
+    asyncio.run(main())
+
+
+def test_text_that_comes_together_with_the_cancel_was_received() -> None:
+    """Collecting counts what the backend had made, also what the task had no chance to look at."""
+
+    async def main() -> None:
+        hand = HandModel()
+        chat = AsyncChatSession(AsyncModel(loaded(hand)))
+        task = asyncio.create_task(chat.send("hi"))
+        while not hand.requests:
+            await asyncio.sleep(0)
+        hand.say("a", "b")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert texts(chat.history) == ["hi", "ab"]
 
     asyncio.run(main())
 

@@ -133,3 +133,42 @@ def test_what_a_progress_function_raises_is_raised_by_the_load() -> None:
         assert backend.model.closed > 0
 
     asyncio.run(main())
+
+
+def test_what_a_progress_function_raises_ends_a_load_that_goes_on() -> None:
+    """A backend that asks again is told to stop, and its LoadCancelledError makes way for the caller's exception."""
+
+    async def main() -> None:
+        began, go_on = threading.Event(), threading.Event()
+
+        def fail(progress: LoadProgress) -> None:
+            asyncio.get_running_loop().call_soon(go_on.set)
+            raise ZeroDivisionError
+
+        models = AsyncModelManager(HandBackend(before=_blocking(began, go_on)))
+        with pytest.raises(ZeroDivisionError):
+            await models.load("x", on_progress=fail)
+
+    asyncio.run(main())
+
+
+def test_a_load_that_outlives_its_loop_is_cancelled() -> None:
+    """There is nobody left to tell its progress to, nor to take the model."""
+    began, go_on, obeyed = threading.Event(), threading.Event(), threading.Event()
+
+    def before(on_progress: ProgressCallback) -> None:
+        began.set()
+        assert go_on.wait(15)
+        if on_progress(LoadProgress("loading", 1.0)) is False:
+            obeyed.set()
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # a task is left pending, on purpose
+    models = AsyncModelManager(HandBackend(before=before))
+    task = loop.create_task(models.load("x", on_progress=lambda progress: None))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert began.wait(15)
+    loop.close()
+    go_on.set()
+    assert obeyed.wait(15)
+    assert not task.done()

@@ -16,7 +16,7 @@ MEGABYTE = 1 << 20
 def run(cancels: int, loads: int) -> dict[str, int]:
     """Run the rounds in a process of their own and return what they left behind, in bytes."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(cancels), str(loads)],
+        [sys.executable, "-P", str(SCRIPT), str(cancels), str(loads)],
         capture_output=True,
         text=True,
         check=False,

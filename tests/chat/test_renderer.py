@@ -195,4 +195,4 @@ def test_an_lru_forgets_what_was_used_longest_ago() -> None:
     lru.put("a", 7, 2)
     assert (lru.get("a"), lru.weight) == (7, 6)
     lru.put("big", 8, 11)
-    assert ([lru.get(key) for key in ("a", "c", "big")], lru.weight) == ([None, None, None], 0)
+    assert ([lru.get(key) for key in ("a", "c", "big")], lru.weight) == ([7, 2, None], 6)

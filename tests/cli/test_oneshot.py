@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -175,6 +176,17 @@ def test_a_reader_that_leaves_ends_it_in_silence() -> None:
     with running.stderr:
         assert running.stderr.read() == b""
     assert running.wait(20) == 141
+
+
+def test_a_full_disk_is_one_line() -> None:
+    """What cannot be written is told, once, and nothing more at exit."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            process("Hello"), stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: input or output failed: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_ctrl_c_ends_the_reply_and_keeps_what_came() -> None:

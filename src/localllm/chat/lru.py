@@ -34,7 +34,9 @@ class Lru(Generic[_K, _V]):
             return entry[0]
 
     def put(self, key: _K, value: _V, weight: int) -> None:
-        """Remember `value`, and forget what was used longest ago where there is no room."""
+        """Remember `value`, and forget what was used longest ago where there is no room; too heavy a value is not kept."""
+        if weight > self._capacity:
+            return
         with self._lock:
             _, old = self._entries.pop(key, (None, 0))
             self._entries[key] = (value, weight)

@@ -24,7 +24,7 @@ from localllm.chat.vocabulary import Vocabulary
 _SPACES = " \t\n\v\f\r"  # what llama.cpp strips beside some special tokens: isspace() of the C locale
 _GUARD = "\ue000"  # for private use: no vocabulary merges it with its neighbors
 _UNKNOWN = ("\ue000", "\u16de", "\U0001fae0")  # characters of which a vocabulary without bytes has some unknown
-_CACHE_CHARS = 1_000_000
+_CACHE_CHARS = 2_000_000
 _ENTRY_CHARS = 64  # what an entry costs beyond its text, in characters; a guess
 
 
@@ -54,9 +54,11 @@ class PromptTokenizer:
         self._vocabulary = vocabulary
         self._texts = SpecialTexts(vocabulary.special_tokens)
         # SPM writes spaces as U+2581, so a control token's text may be met in either spelling
-        self._spaced = SpecialTexts({_spaced(text): token for text, token in vocabulary.special_tokens.items()})
+        spaced = {_spaced(text): token for text, token in vocabulary.special_tokens.items()}
+        self._spaced = SpecialTexts(spaced) if any(" " in text for text in spaced) else None
         self._pieces: Lru[tuple[str, bool, bool], tuple[int, ...]] = Lru(_CACHE_CHARS)
         self._strip: dict[int, tuple[bool, bool]] = {}
+        self._made: dict[int, bool] = {}
 
     def encode(self, text: str, splices: Sequence[Splice] = ()) -> list[int]:
         """Return the tokens of a rendered prompt.
@@ -126,10 +128,7 @@ class PromptTokenizer:
         key = (piece, has_content, continued)
         known = self._pieces.get(key)
         if known is None:
-            tokens = self._raw(piece, not has_content, continued)
-            if has_content and not self._unwanted.isdisjoint(tokens):
-                tokens = self._spell(piece, continued)
-            known = tuple(tokens)
+            known = tuple(self._spell(piece, continued) if has_content else self._raw(piece, True, continued))
             self._pieces.put(key, known, len(piece) + _ENTRY_CHARS)
         return known
 
@@ -155,19 +154,15 @@ class PromptTokenizer:
         return tuple(guard) if prefixed else ()
 
     def _spell(self, piece: str, continued: bool) -> list[int]:
-        """Return tokens of `piece` among which no special one is, though its text has special tokens' texts in it.
+        """Return tokens of `piece` among which no special one is, even if special tokens' texts stand in it.
 
-        Not all such texts need care: most vocabularies leave control tokens alone when asked to. User-defined ones
-        are made regardless, and some merge to a special token from ordinary parts. Those are encoded in two halves,
+        Most vocabularies leave the texts of control tokens alone when asked to. User-defined tokens are made
+        regardless, and some texts merge to a special token from ordinary parts. Those are encoded in two halves,
         split before their last character.
         """
-        places = [
-            place
-            for texts, string in ((self._texts, piece), (self._spaced, _spaced(piece)))
-            for found in texts.at_each_place(string)
-            for place in found
-        ]
-        cuts: set[int] = set()
+        places = self._places(piece)
+        # Known ones are split before anything is encoded: llama.cpp's time is quadratic in their number.
+        cuts = {place.stop - 1 for place in places if self._is_made(place, piece)}
         while True:
             bounds = [0, *sorted(cuts), len(piece)]
             parts = [piece[start:stop] for start, stop in pairwise(bounds)]
@@ -180,6 +175,21 @@ class PromptTokenizer:
         if made:
             tokens = [self._halve(part, continued or number > 0) for number, part in enumerate(parts)]
         return list(chain.from_iterable(tokens))
+
+    def _places(self, piece: str) -> list[Occurrence]:
+        """Return where special tokens' texts stand, overlapping ones too."""
+        places = list(chain.from_iterable(self._texts.at_each_place(piece)))
+        if self._spaced is not None:
+            places += chain.from_iterable(self._spaced.at_each_place(_spaced(piece)))
+        return places
+
+    def _is_made(self, place: Occurrence, piece: str) -> bool:
+        """Tell whether the vocabulary makes a special token of its text even where it is asked not to."""
+        known = self._made.get(place.token)
+        if known is None:
+            known = place.token in self._vocabulary.encode(piece[place.start : place.stop], parse_special=False)
+            self._made[place.token] = known
+        return known
 
     def _halve(self, piece: str, continued: bool) -> list[int]:
         """Return tokens without special ones, where nothing in the text tells why they arise: split and try again."""

@@ -143,7 +143,17 @@ def _guarded(work: Callable[[], int], terminal: Terminal, *, debug: bool) -> int
     except KeyboardInterrupt:
         terminal.end_line()
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left: nobody to tell. What is still in the buffer must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has left: nobody to tell
+        _discard_stdout()
         return PIPE_CLOSED
+    except OSError as exc:  # such as a full disk under stdout
+        _discard_stdout()
+        terminal.note(f"input or output failed: {exc}", kind="error")
+        return FAILED
+
+
+def _discard_stdout() -> None:
+    """Send what is still in stdout's buffer nowhere, so that it is not tried again, and complained of, at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
