@@ -10,8 +10,10 @@ from attrs import field, frozen
 
 from localllm.backends.base import Backend, GenerateRequest, LoadedModel, ModelSpec
 from localllm.backends.fake import FakeBackend, FakeReply
+from localllm.backends.llamacpp import LlamaCppBackend
 from localllm.backends.simple import Piece, SimpleBackend, SimpleModel
 from localllm.errors import ConformanceError
+from localllm.models.refs import resolve
 from localllm.options import ModelConfig
 from localllm.testing import Check, backend_checks, check_backend
 from tests.backends import mutants
@@ -72,6 +74,9 @@ CONTENDERS = {
     "fake": Contender(factory=_fake(LONG_TEXT), failing=_fake(_BROKEN)),
     "fake-parallel": Contender(factory=_fake(_THOUGHTFUL), failing=_fake(_CRASHING), config=ModelConfig(n_parallel=4)),
     "custom": Contender(factory=ReverseBackend, failing=BreakingBackend),
+    "llama.cpp": Contender(
+        factory=LlamaCppBackend, ref=str(resolve("smollm2-135m")), config=ModelConfig(n_ctx=1024), requests=30
+    ),
 }
 
 
@@ -166,3 +171,11 @@ def test_every_check_has_a_name_and_a_rule_of_its_own() -> None:
     checks = backend_checks()
     assert len({check.name for check in checks}) == len({check.rule for check in checks}) == len(checks)
     assert all(check.name and check.rule.endswith(".") for check in checks)
+
+
+@pytest.mark.soak
+def test_llama_cpp_answers_a_thousand_requests_and_leaks_nothing() -> None:
+    """The same check as with 30 requests in `make test`."""
+    one = CONTENDERS["llama.cpp"]
+    check = next(check for check in backend_checks() if check.name == "many_requests_leak_nothing")
+    check.run(one.factory, one.ref, config=one.config, requests=1000)

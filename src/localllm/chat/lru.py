@@ -34,7 +34,7 @@ class Lru(Generic[_K, _V]):
             return entry[0]
 
     def put(self, key: _K, value: _V, weight: int) -> None:
-        """Remember `value`, and forget what was used longest ago where there is no room; too heavy a value is not kept."""
+        """Remember `value`, unless it is too heavy, and forget what was used longest ago where there is no room."""
         if weight > self._capacity:
             return
         with self._lock:

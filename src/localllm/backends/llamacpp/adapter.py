@@ -194,6 +194,7 @@ class LlamaCppBackend(Backend):
 
     def __init__(self) -> None:
         self._models: weakref.WeakSet[LlamaModel] = weakref.WeakSet()
+        self._closed = False
 
     def load(self, spec: ModelSpec, on_progress: ProgressCallback | None = None) -> LlamaModel:
         """Load a model; see `Backend.load`.
@@ -203,7 +204,10 @@ class LlamaCppBackend(Backend):
             InvalidModelFileError: The file is no GGUF model, or damaged, or has no vocabulary.
             LoadCancelledError: `on_progress` returned False.
             ModelLoadError: llama.cpp cannot load it, or there is no memory for it.
+            ClosedError: The backend is closed.
         """
+        if self._closed:
+            raise ClosedError("the llama.cpp backend is closed; make a new one")
         if spec.path is None:
             raise ModelLoadError(f"the llama.cpp backend loads files, and {spec.ref!r} led to none")
         check_file(spec.path)
@@ -223,7 +227,8 @@ class LlamaCppBackend(Backend):
         return model
 
     def close(self) -> None:
-        """Close every model that is still open."""
+        """Close every model that is still open, and load no more."""
+        self._closed = True
         for model in list(self._models):
             model.close()
 
