@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -27,6 +27,7 @@ from localllm import (
     Message,
     ModelConfig,
     PromptTypeError,
+    Reply,
     SessionBusyError,
     UnknownOptionError,
 )
@@ -161,15 +162,19 @@ def test_cancelling_a_task_that_sends_keeps_what_was_received() -> None:
     asyncio.run(main())
 
 
-def test_text_that_comes_together_with_the_cancel_was_received() -> None:
+@pytest.mark.parametrize("collect", [AsyncChatSession.send, lambda chat, prompt: chat.stream(prompt).reply()])
+def test_text_that_comes_together_with_the_cancel_was_received(
+    collect: Callable[[AsyncChatSession, str], Coroutine[None, None, Reply]],
+) -> None:
     """Collecting counts what the backend had made, also what the task had no chance to look at."""
 
     async def main() -> None:
         hand = HandModel()
         chat = AsyncChatSession(AsyncModel(loaded(hand)))
-        task = asyncio.create_task(chat.send("hi"))
+        task = asyncio.create_task(collect(chat, "hi"))
         while not hand.requests:
             await asyncio.sleep(0)
+        await asyncio.sleep(0)
         hand.say("a", "b")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -214,6 +214,27 @@ def test_another_task_may_cancel() -> None:
     asyncio.run(main())
 
 
+def test_a_cancel_wakes_who_waits_even_if_the_backend_does_not_obey() -> None:
+    """The loop of another task ends at once; only the figures have to wait for the backend."""
+
+    async def main() -> None:
+        hand = HandModel(obeys=False)
+        stream = AsyncChatSession(AsyncModel(loaded(hand))).stream("hi")
+
+        async def read() -> list[StreamChunk]:
+            return [chunk async for chunk in stream]
+
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await stream.cancel()
+        assert await task == []
+        hand.end(GenerationEnded("cancelled"))
+        assert (await stream.reply()).text == ""
+
+    asyncio.run(main())
+
+
 def test_dropping_the_last_reference_frees_the_session() -> None:
     """Neither the session, the backend nor the loop keeps a stream alive."""
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from localllm import ChatSession, ChatStream, FakeReply, GenerationEnded, StreamChunk
+from localllm import ChatSession, ChatStream, FakeReply, GenerateRequest, GenerationEnded, StreamChunk
 from localllm.testing import ManualClock
 from tests.by_hand import HandModel, loaded
 from tests.chats import chatting, in_thread, texts
@@ -36,37 +36,69 @@ def _interrupted(clock: ManualClock) -> Iterator[threading.Event]:
     assert wait() is None
 
 
-def _send(chat: ChatSession, delivered: threading.Event) -> None:
-    delivered.set()
-    chat.send("hi")
-
-
-def _iterate(chat: ChatSession, delivered: threading.Event) -> None:
-    for _ in chat.stream("hi"):
+def _iterate(stream: ChatStream, delivered: threading.Event) -> None:
+    for _ in stream:
         delivered.set()
 
 
-def _read_events(chat: ChatSession, delivered: threading.Event) -> None:
-    for event in chat.stream("hi").events():
+def _read_events(stream: ChatStream, delivered: threading.Event) -> None:
+    for event in stream.events():
         if isinstance(event, StreamChunk):
             delivered.set()
 
 
-def _read_reply(chat: ChatSession, delivered: threading.Event) -> None:
+def _take_one_by_one(stream: ChatStream, delivered: threading.Event) -> None:
+    while True:
+        next(stream)
+        delivered.set()
+
+
+def _read_reply(stream: ChatStream, delivered: threading.Event) -> None:
     delivered.set()
-    chat.stream("hi").reply  # noqa: B018
+    stream.reply  # noqa: B018
 
 
-@pytest.mark.parametrize("ask", [_send, _iterate, _read_events, _read_reply])
-def test_ctrl_c_during_a_wait_cancels(ask: Callable[[ChatSession, threading.Event], None]) -> None:
+@pytest.mark.parametrize("read", [_iterate, _read_events, _take_one_by_one, _read_reply])
+def test_ctrl_c_during_a_wait_cancels(read: Callable[[ChatStream, threading.Event], None]) -> None:
+    """KeyboardInterrupt comes through, what was delivered is kept, the session is free though the stream lives on."""
+    clock = ManualClock()
+    with chatting(FakeReply(chunks=["a", "b"], delay_s=1), "next", clock=clock) as (chat, _):
+        stream = chat.stream("hi")
+        with pytest.raises(KeyboardInterrupt), _interrupted(clock) as delivered:
+            read(stream, delivered)
+        assert texts(chat.history) == ["hi", "a"]
+        assert chat.history[-1].finish_reason == "cancelled"
+        assert chat.send("again").text == "next"
+        assert stream.reply.text == "a"
+
+
+def test_ctrl_c_during_a_send_cancels() -> None:
     """KeyboardInterrupt comes through, what had been received is kept, the session is free at once."""
     clock = ManualClock()
     with chatting(FakeReply(chunks=["a", "b"], delay_s=1), "next", clock=clock) as (chat, _):
         with pytest.raises(KeyboardInterrupt), _interrupted(clock) as delivered:
-            ask(chat, delivered)
+            delivered.set()
+            chat.send("hi")
         assert texts(chat.history) == ["hi", "a"]
-        assert chat.history[-1].finish_reason == "cancelled"
         assert chat.send("again").text == "next"
+
+
+@pytest.mark.parametrize("ask", [ChatSession.send, ChatSession.stream])
+def test_ctrl_c_while_a_request_is_sent_frees_the_session(ask: Callable[[ChatSession, str], object]) -> None:
+    """Whatever was interrupted: the session is free, also for the handler of that very exception."""
+
+    def interrupt_once(request: GenerateRequest) -> None:
+        hand.on_generate = None
+        raise KeyboardInterrupt
+
+    hand = HandModel(interrupt_once)
+    chat = ChatSession(loaded(hand))
+    try:
+        ask(chat, "hi")
+    except KeyboardInterrupt:
+        chat.stream("again").cancel()
+    assert [request.messages[-1].content for request in hand.requests] == ["again"]
+    assert chat.history == ()
 
 
 def test_ctrl_c_while_a_cancelled_reply_winds_down() -> None:
