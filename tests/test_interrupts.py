@@ -14,21 +14,32 @@ from contextlib import contextmanager
 import pytest
 
 from localllm import ChatSession, ChatStream, FakeReply, GenerateRequest, GenerationEnded, StreamChunk
+from localllm.pump import ThreadPump
 from localllm.testing import ManualClock
 from tests.by_hand import HandModel, loaded
 from tests.chats import chatting, in_thread, texts
+
+
+def _is_waiting(thread: int) -> bool:
+    """Tell whether a thread waits for the backend."""
+    frame = sys._current_frames().get(thread)
+    return frame is not None and frame.f_code is ThreadPump.run.__code__
 
 
 @contextmanager
 def _interrupted(clock: ManualClock) -> Iterator[threading.Event]:
     """Let one piece come, and once the block has set the event interrupt the main thread, which waits for the next."""
     delivered = threading.Event()
+    main = threading.get_ident()
 
     def interrupt() -> None:
         clock.wait_until_blocked()
         clock.advance(1)
         clock.wait_until_blocked()
         assert delivered.wait(15)
+        # A thread that is still sending its request has no handle to cancel it with yet.
+        while not _is_waiting(main):
+            threading.Event().wait(0.001)
         signal.raise_signal(signal.SIGINT)  # reaches the main thread, whoever raises it
 
     wait = in_thread(interrupt)
@@ -211,11 +222,16 @@ def test_ctrl_c_reaches_a_program_that_waits() -> None:
         """
         import os, signal, threading
         from localllm import ChatSession, FakeBackend, FakeReply, ModelManager
+        import sys
+        from localllm.pump import ThreadPump
         from localllm.testing import ManualClock
 
         clock = ManualClock()
+        main = threading.get_ident()
         def interrupt():
             clock.wait_until_blocked()
+            while sys._current_frames()[main].f_code is not ThreadPump.run.__code__:
+                pass
             os.kill(os.getpid(), signal.SIGINT)
 
         replies = [FakeReply(chunks=["Hel", "lo"], delay_s=1, first_delay_s=0)]

@@ -233,6 +233,8 @@ class ModelConfig:
         n_parallel: Replies that run at once; further ones wait in the queue.
         max_queue: Requests that may wait; one more raises QueueFullError.
         n_batch: Tokens that one step computes at most.
+        cache_ram_bytes: Host memory for chats that are idle while others run; 0 keeps them in the KV cache, where
+            they slow the others down.
         kv_type: Precision of the KV cache: "f16", "q8_0" or "f32".
         flash_attention: Whether attention is computed in one fused step; None is on with a GPU and off without, where
             llama.cpp's plain one was measured to be faster (see docs/architecture.md).
@@ -252,6 +254,7 @@ class ModelConfig:
     n_parallel: int | None = field(default=None, validator=_integer(1, 256, none="chosen by the backend"))
     max_queue: int = field(default=1024, validator=_integer(0))
     n_batch: int | None = field(default=None, validator=_integer(1, 65536, none="chosen by the backend"))
+    cache_ram_bytes: int = field(default=512 << 20, validator=_integer(0, 2**63 - 1))
     kv_type: Literal["f16", "q8_0", "f32"] = field(default="f16", validator=_one_of("f16", "q8_0", "f32"))
     flash_attention: bool | None = field(default=None, validator=_one_of(None, False, True))
     chat_template: str | None = field(default=None)

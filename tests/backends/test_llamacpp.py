@@ -106,6 +106,22 @@ def test_a_chat_goes_on_from_its_own_tokens(model: Model) -> None:
     assert chat.history[2] == first.message
 
 
+def test_chats_that_alternate_keep_their_caches_in_host_memory(models: ModelManager) -> None:
+    """An idle chat leaves the KV cache to the running one, and comes back without being read again."""
+    with models.load("smollm2-135m", config=ModelConfig(n_ctx=1024)) as small:
+        chats = [ChatSession(small, system=long_text(40, salt)) for salt in "ab"]
+        known = [0, 0]
+        for turn in range(3):
+            for index, chat in enumerate(chats):
+                reply = chat.send("Name a fruit." if turn == 0 else "Another one.", temperature=0, max_tokens=12)
+                if turn:
+                    assert reply.usage.cached_tokens >= known[index] - 1
+                known[index] = reply.usage.prompt_tokens + reply.usage.completion_tokens
+        stats = small.stats()
+        assert stats.host_bytes > 0
+        assert stats.cells_used < sum(known)
+
+
 def test_a_regenerated_reply_differs_and_the_prompt_is_cached(model: Model) -> None:
     """With a temperature, another seed gives another text; nothing of the prompt is read again but its end."""
     chat = ChatSession(model)
@@ -349,8 +365,8 @@ def test_statistics_count_what_was_done(model: Model) -> None:
 def test_a_preloaded_prompt_is_cached_when_it_is_sent(model: Model) -> None:
     """The draft is read while the user still types."""
     chat = ChatSession(model, system=long_text(60, "z"))
-    chat.preload("What did")
     finished = model.stats().finished
+    chat.preload("What did")
     deadline = time.monotonic() + 10
     while model.stats().finished == finished and time.monotonic() < deadline:
         threading.Event().wait(0.01)

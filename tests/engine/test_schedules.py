@@ -59,6 +59,7 @@ class Schedules(RuleBasedStateMachine):
     submitted = Bundle("submitted")
     can_cut = True
     portion = 0
+    host_bytes = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +67,13 @@ class Schedules(RuleBasedStateMachine):
         budget = FixedBudget(self.portion or 16)
         n_sequences, n_parallel = (1, 1) if self.portion else (N_SEQUENCES, N_PARALLEL)
         self.scheduler = Scheduler(
-            CellTable(N_CELLS, n_sequences), budget, n_parallel, can_cut=self.can_cut, portion=self.portion
+            CellTable(N_CELLS, n_sequences),
+            budget,
+            n_parallel,
+            can_cut=self.can_cut,
+            host_bytes=self.host_bytes,
+            portion=self.portion,
+            worth_tokens=4,
         )
         self.lane = Lane(self.model, self.scheduler, budget, lambda: 0.0)
         self.all: list[Submitted] = []
@@ -134,6 +141,8 @@ class Schedules(RuleBasedStateMachine):
         assert 0 <= table.used <= table.n_cells
         assert table.used == table.needed_by(table.held.values())
         assert len(table.held) <= table.n_sequences
+        host = self.scheduler.host
+        assert host.used_bytes == sum(len(one.data) for one in host.entries if one.data is not None) <= self.host_bytes
 
     @invariant()
     def texts_are_solo(self) -> None:
@@ -167,6 +176,18 @@ class Schedules(RuleBasedStateMachine):
             assert self.scheduler.table.used == 0
 
 
+class HostSchedules(Schedules):
+    """The same with idle sequences moved to host memory, which holds a few of them."""
+
+    host_bytes = 120
+
+
+class WholeOnlyHostSchedules(HostSchedules):
+    """Both at once."""
+
+    can_cut = False
+
+
 class WholeOnlySchedules(Schedules):
     """The same for a model whose sequences cannot be cut."""
 
@@ -184,6 +205,10 @@ _settings = settings(
 )
 TestSchedules = Schedules.TestCase
 TestSchedules.settings = _settings
+TestHostSchedules = HostSchedules.TestCase
+TestHostSchedules.settings = _settings
+TestWholeOnlyHostSchedules = WholeOnlyHostSchedules.TestCase
+TestWholeOnlyHostSchedules.settings = _settings
 TestWholeOnlySchedules = WholeOnlySchedules.TestCase
 TestWholeOnlySchedules.settings = _settings
 TestPortionSchedules = PortionSchedules.TestCase

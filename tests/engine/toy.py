@@ -101,6 +101,17 @@ class ToyContext:
                 holders.discard(seq_id)
         self.cells = [cell for cell in self.cells if cell[2]]
 
+    def save(self, seq_id: int) -> bytes:
+        """Return the tokens."""
+        assert self.tokens_of(seq_id)
+        return bytes(self.tokens_of(seq_id))
+
+    def load(self, seq_id: int, data: bytes) -> None:
+        """Put the tokens back."""
+        assert not self.tokens_of(seq_id)
+        assert len(self.cells) + len(data) <= self.n_cells
+        self.cells += [(position, token, {seq_id}) for position, token in enumerate(data)]
+
     def close(self) -> None:
         """Free it."""
         self.closed = True

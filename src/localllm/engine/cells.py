@@ -33,12 +33,14 @@ class Held:
         tokens: The tokens in its cells, by position.
         last_used: A counter that grows with each use, for eviction.
         busy: Whether a running request uses it.
+        goes_on: Whether it is worth a place in host memory: its reply ended, so that another turn may follow.
     """
 
     seq_id: int
     tokens: array[int] = field(factory=lambda: array("i"))
     last_used: int = 0
     busy: bool = True
+    goes_on: bool = False
     runs: list[Run] = field(factory=list)
 
 

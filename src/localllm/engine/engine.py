@@ -41,6 +41,7 @@ class EngineLimits:
         n_batch: Tokens of a step at most.
         step_s: Seconds of a step while a reply is streaming.
         idle_step_s: Seconds of a step otherwise.
+        cache_ram_bytes: Bytes of host memory for idle sequences.
     """
 
     n_ctx: int
@@ -49,6 +50,7 @@ class EngineLimits:
     n_batch: int
     step_s: float
     idle_step_s: float
+    cache_ram_bytes: int = 0
 
 
 class EngineHandle:
@@ -144,11 +146,12 @@ class Engine:
             cached_tokens=sum(counter.cached_tokens for counter in counters),
             completion_tokens=sum(counter.completion_tokens for counter in counters),
             cache_hits=sum(lane.scheduler.cache_hits for lane in lanes),
-            evictions=sum(lane.scheduler.evictions for lane in lanes),
+            evictions=sum(lane.scheduler.evictions + lane.scheduler.host.evictions for lane in lanes),
             steps=steps,
             batch_fill=sum(counter.step_tokens for counter in counters) / steps if steps else 0.0,
             cells_used=table.used,
             cells_total=table.n_cells,
+            host_bytes=self._main.scheduler.host.used_bytes,
             prefill_tokens_per_s=self._budget.prefill_tokens_per_s,
         )
 
@@ -221,6 +224,7 @@ class Engine:
             self._budget,
             limits.n_parallel,
             can_cut=self._model.can_cut,
+            host_bytes=limits.cache_ram_bytes,
         )
         return Lane(self._model, scheduler, self._budget, self._now)
 

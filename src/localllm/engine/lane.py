@@ -8,9 +8,9 @@ from typing import assert_never
 from attrs import define
 
 from localllm.engine.budget import Budget
-from localllm.engine.model import Sampler, TokenContext, TokenModel
+from localllm.engine.model import DecodeError, Sampler, TokenContext, TokenModel
 from localllm.engine.output import Output
-from localllm.engine.plan import Copy, Cut, StepPlan
+from localllm.engine.plan import Copy, Cut, Load, Save, StepPlan
 from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
 from localllm.errors import BackendError, LocalLLMError
@@ -133,7 +133,7 @@ class Lane:
         """End a request, wherever it is."""
         sequence = request.sequence
         self.requests.pop(sequence, None)
-        self.scheduler.finish(sequence)
+        self.scheduler.finish(sequence, goes_on=finish in ("stop", "length", "timeout"))
         if request.sampler is not None:
             request.sampler.close()
         usage = Usage(
@@ -179,6 +179,12 @@ class Lane:
                     context.copy(source, target, length)
                 case Cut(seq_id, length):
                     context.cut(seq_id, length)
+                case Save(seq_id, target):
+                    self.scheduler.host.saved(target, context.save(seq_id))
+                case Load(source, seq_id):
+                    if source.data is None:
+                        raise DecodeError("a sequence was to be loaded that was never saved")
+                    context.load(seq_id, source.data)
                 case _:
                     assert_never(move)
 

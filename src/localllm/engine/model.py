@@ -77,6 +77,16 @@ class TokenContext(Protocol):
     def cut(self, seq_id: int, length: int) -> None:
         """Remove what `seq_id` holds from position `length` on; 0 empties it."""
 
+    def save(self, seq_id: int) -> bytes:
+        """Return the content of a sequence's cells; opaque, for `load` in a context of the same model."""
+
+    def load(self, seq_id: int, data: bytes) -> None:
+        """Give the empty `seq_id` cells with the content that `save` returned.
+
+        Raises:
+            DecodeError: It does not fit; the content of the context is unknown from now on.
+        """
+
     def close(self) -> None:
         """Free it; a second call does nothing."""
 

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
+from localllm.engine.host_cache import Stashed
 from localllm.engine.model import Work
 from localllm.engine.sequence import Sequence
 
@@ -27,7 +28,23 @@ class Cut:
     length: int
 
 
-Move: TypeAlias = Copy | Cut
+@frozen
+class Save:
+    """Copy what `seq_id` holds to host memory."""
+
+    seq_id: int
+    target: Stashed
+
+
+@frozen
+class Load:
+    """Copy what was saved into the empty `seq_id`."""
+
+    source: Stashed
+    seq_id: int
+
+
+Move: TypeAlias = Copy | Cut | Save | Load
 
 
 @frozen

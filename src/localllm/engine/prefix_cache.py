@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 from localllm.engine.cells import Held
 
@@ -28,9 +29,18 @@ def common_prefix(first: array[int], second: array[int], at_least: int = 0) -> i
     return low
 
 
-def longest_prefix(prompt: array[int], candidates: Iterable[Held]) -> tuple[Held | None, int]:
+class HasTokens(Protocol):
+    """Something that holds tokens."""
+
+    tokens: array[int]
+
+
+_T = TypeVar("_T", bound=HasTokens)
+
+
+def longest_prefix(prompt: array[int], candidates: Iterable[_T]) -> tuple[_T | None, int]:
     """Return who holds the longest prefix of `prompt`, and its length; None and 0 if nobody holds any."""
-    best: Held | None = None
+    best: _T | None = None
     length = 0
     for held in candidates:
         found = common_prefix(prompt, held.tokens, length)

@@ -13,13 +13,14 @@ from collections import deque
 
 from localllm.engine.budget import Budget
 from localllm.engine.cells import CellTable, Held
+from localllm.engine.host_cache import HostCache
 from localllm.engine.model import Work
-from localllm.engine.plan import Copy, Cut, Move, StepPlan
+from localllm.engine.plan import Copy, Cut, Load, Move, Save, StepPlan
 from localllm.engine.prefix_cache import common_prefix, least_recently_used, longest_prefix
 from localllm.engine.sequence import Sequence
 
-SHARE_AT_LEAST = 32
-"""Tokens of an unread common prefix for which a request waits for another to compute it: a guess, some 100 ms."""
+WORTH_TOKENS = 32
+"""Tokens from which on a prefix is worth waiting, moving or copying for: a guess, some 100 ms of reading."""
 
 
 class Scheduler:
@@ -30,12 +31,22 @@ class Scheduler:
         budget: Says how many prompt tokens a step may hold.
         n_parallel: Requests that run at once.
         can_cut: Whether the model's sequences may be cut and copied in part.
+        host_bytes: Bytes of host memory for idle sequences.
         portion: Read prompts in portions of exactly so many tokens, and reuse only whole portions; 0 for as the
             budget says.
+        worth_tokens: Tokens from which on a prefix is worth waiting, moving or copying for.
     """
 
     def __init__(
-        self, table: CellTable, budget: Budget, n_parallel: int, *, can_cut: bool = True, portion: int = 0
+        self,
+        table: CellTable,
+        budget: Budget,
+        n_parallel: int,
+        *,
+        can_cut: bool = True,
+        host_bytes: int = 0,
+        portion: int = 0,
+        worth_tokens: int = WORTH_TOKENS,
     ) -> None:
         self.table: CellTable = table
         self.budget = budget
@@ -46,8 +57,10 @@ class Scheduler:
         self.preemptions: int = 0
         self._n_parallel = n_parallel
         self._can_cut = can_cut
+        self._worth = worth_tokens
         self._portion = portion
         self._moves: list[Move] = []
+        self.host = HostCache(0 if portion else host_bytes)
         self._works: dict[Sequence, Work] = {}  # of the step being planned; a preemption takes its own out again
 
     @property
@@ -60,9 +73,16 @@ class Scheduler:
         first_preload = next((i for i, other in enumerate(self.waiting) if other.preload), len(self.waiting))
         self.waiting.insert(len(self.waiting) if sequence.preload else first_preload, sequence)
 
-    def finish(self, sequence: Sequence) -> None:
-        """Take a request out, wherever it is; what it computed stays as an idle, cached sequence."""
+    def finish(self, sequence: Sequence, *, goes_on: bool = True) -> None:
+        """Take a request out, wherever it is; what it computed stays as an idle, cached sequence.
+
+        Args:
+            sequence: The request.
+            goes_on: Whether another turn may follow, so that it is worth a place in host memory later.
+        """
         if sequence in self.running:
+            if sequence.held is not None:
+                sequence.held.goes_on = goes_on
             self._stop(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
@@ -76,6 +96,7 @@ class Scheduler:
         self.running.clear()
         self.table = CellTable(self.table.n_cells, self.table.n_sequences)
         self._moves.clear()
+        self.host.forget_unsaved()
 
     def plan(self) -> StepPlan:
         """Return the next step; its effect on the cells is already in the account."""
@@ -134,6 +155,7 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Give a request a sequence id and the longest prefix there is; False while there is no room."""
         source, length = self._best(sequence)
+        source, length = self._best_of_host(sequence, source, length)
         # A prompt's last token is always computed: its logits are what the first token is sampled from.
         length = min(length, len(sequence.tokens) - (0 if sequence.preload else 1))
         length -= length % self._portion if self._portion else 0
@@ -167,9 +189,44 @@ class Scheduler:
         best = max(matches, key=lambda held: len(held.tokens), default=None)
         return best, len(best.tokens) if best is not None else 0
 
+    def _best_of_host(self, sequence: Sequence, source: Held | None, length: int) -> tuple[Held | None, int]:
+        """Make way for a request: move idle sequences to host memory, and the best one of there back, if it is better.
+
+        Attention looks at all cells up to the last one in use, so idle sequences cost every token that runs beside
+        them; moving 1,024 tokens takes 3 ms, once.
+        """
+        if not self.host.limit_bytes:
+            return source, length
+        if length < self._worth and source is not None and not source.busy:
+            source, length = None, 0
+        for held in [held for held in self.table.held.values() if not held.busy and held is not source]:
+            if len(held.tokens) >= self._worth:
+                self._stash(held)
+        found, longest = longest_prefix(sequence.tokens, self.host.entries)
+        whole = found is not None and (self._can_cut or longest == len(found.tokens) < len(sequence.tokens))
+        if found is None or not whole or longest <= length + self._worth:
+            return source, length
+        if not self.table.has_free_id or self.table.free < len(found.tokens):
+            return source, length
+        self.host.take(found)
+        held = self.table.take()
+        held.busy, held.goes_on = False, True
+        self._moves.append(Load(found, held.seq_id))
+        self.table.append(held, found.tokens)
+        return held, longest
+
+    def _stash(self, held: Held) -> None:
+        """Move an idle sequence to host memory, or give it up if no turn may follow."""
+        if held.goes_on:
+            self._moves.append(Save(held.seq_id, self.host.add(held)))
+            self._cut(held, 0)
+            self.table.give_back(held)
+        else:
+            self._evict(held)
+
     def _continue(self, source: Held, length: int) -> Held | None:
         """Go on in an idle sequence's own cells if nearly all of it is used; a copy would only crowd the table."""
-        if source.busy or (self._can_cut and len(source.tokens) - length > SHARE_AT_LEAST):
+        if source.busy or (self._can_cut and len(source.tokens) - length > self._worth):
             return None
         return self._reuse(source, length)
 
@@ -187,7 +244,7 @@ class Scheduler:
                 return self._reuse(source, length), length
             if victim is None:
                 return None, 0
-            self._evict(victim)
+            self._give_up(victim)
         held = self.table.take()
         if source is not None and length:
             self._copy(source, held, length)
@@ -197,7 +254,7 @@ class Scheduler:
         """Let a new request wait for a running one that will compute a much longer common prefix first."""
         if not self._can_cut:
             return
-        best = sequence.computed + SHARE_AT_LEAST
+        best = sequence.computed + self._worth
         for other in self.running:
             if other is sequence or other.leader is not None or not other.prefilling:
                 continue
@@ -228,7 +285,7 @@ class Scheduler:
         while self.table.free < cells:
             victim = least_recently_used(self.table.held.values())
             if victim is not None:
-                self._evict(victim)
+                self._give_up(victim)
                 continue
             youngest = self.running[-1]
             self._preempt(youngest)
@@ -268,6 +325,13 @@ class Scheduler:
         self.table.touch(held)
         if not held.tokens:
             self.table.give_back(held)
+
+    def _give_up(self, held: Held) -> None:
+        """Free an idle sequence's cells, keeping it in host memory if there is any."""
+        if self.host.limit_bytes:
+            self._stash(held)
+        else:
+            self._evict(held)
 
     def _evict(self, held: Held) -> None:
         self.evictions += 1

@@ -22,6 +22,7 @@ class ModelStats:
         batch_fill: Mean count of tokens in a step.
         cells_used: Cells of the KV cache in use now, in tokens.
         cells_total: Cells of the KV cache now, in tokens.
+        host_bytes: Host memory that idle sequences take now.
         prefill_tokens_per_s: Measured rate of reading prompts; 0 while unknown.
     """
 
@@ -37,4 +38,5 @@ class ModelStats:
     batch_fill: float = 0.0
     cells_used: int = 0
     cells_total: int = 0
+    host_bytes: int = 0
     prefill_tokens_per_s: float = 0.0

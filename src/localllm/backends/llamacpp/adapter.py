@@ -262,6 +262,7 @@ class LlamaCppBackend(Backend):
             n_batch=n_batch,
             step_s=config.step_ms / 1000,
             idle_step_s=config.idle_step_ms / 1000,
+            cache_ram_bytes=config.cache_ram_bytes,
         )
         renderer = PromptRenderer(template, LlamaVocabulary(native, info.model_hash))
         return LlamaModel(native, info, renderer, compute, limits, config.max_queue)

@@ -341,6 +341,19 @@ class NativeContext:
         if not self._lib.llama_memory_seq_rm(self._memory, seq_id, length, -1):
             raise DecodeError(f"llama.cpp cannot cut sequence {seq_id} at {length}")
 
+    def save(self, seq_id: int) -> bytes:
+        """Return the content of a sequence's cells."""
+        size = self._lib.llama_state_seq_get_size(self._handle, seq_id)
+        buffer = (ctypes.c_uint8 * size)()
+        written = self._lib.llama_state_seq_get_data(self._handle, buffer, size, seq_id)
+        return ctypes.string_at(buffer, written)
+
+    def load(self, seq_id: int, data: bytes) -> None:
+        """Give the empty `seq_id` cells with the content that `save` returned."""
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        if not self._lib.llama_state_seq_set_data(self._handle, buffer, len(data), seq_id):
+            raise DecodeError(f"llama.cpp cannot load {len(data)} bytes into sequence {seq_id}")
+
     def close(self) -> None:
         """Free it; a second call does nothing."""
         if self._handle:

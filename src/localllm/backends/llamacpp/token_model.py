@@ -52,6 +52,14 @@ class LlamaContext:
         """Remove what `seq_id` holds from position `length` on."""
         self._native.cut(seq_id, length)
 
+    def save(self, seq_id: int) -> bytes:
+        """Return the content of a sequence's cells."""
+        return self._native.save(seq_id)
+
+    def load(self, seq_id: int, data: bytes) -> None:
+        """Give the empty `seq_id` cells with the content that `save` returned."""
+        self._native.load(seq_id, data)
+
     def close(self) -> None:
         """Free it."""
         self._native.close()
