@@ -19,6 +19,7 @@ TAKES_PART: dict[str, tuple[type[System], ...]] = {
     "single": (LocalLLM, LlamaCppPython, BareLoop),
     "second turn": (LocalLLM, LlamaCppPython),
     "cancel": (LocalLLM,),
+    "loop lag": (LocalLLM,),
     "import": (LocalLLM,),
 }
 

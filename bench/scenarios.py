@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 from attrs import frozen
 
+from bench.loop_lag import extra_lag_ms
 from bench.systems import LocalLLM, System
 from localllm import ChatSession, Message, PromptProgress
+from localllm.backends.llamacpp.hardware import physical_cores
 
 TEXT = (
     "the engine reads every prompt once and keeps what it has read so that a second question about the same long "
@@ -90,6 +92,13 @@ def _start(code: str) -> float:
     return time.perf_counter() - start_s
 
 
+def loop_lag(system: System, round_: int) -> float:
+    """Return by how many milliseconds a busy engine delays an asyncio loop, more than an equal foreign load does."""
+    if not isinstance(system, LocalLLM) or system.model.info.path is None:
+        raise TypeError(f"{system.name} has no asyncio twin")
+    return extra_lag_ms(system.model.info.path, physical_cores())
+
+
 SCENARIOS = (
     Scenario("single", "one stream of 128 tokens", "tok/s", "higher", single, ">= 0.97 of the bare loop"),
     Scenario(
@@ -102,6 +111,14 @@ SCENARIOS = (
     ),
     Scenario(
         "cancel", "cancel in the middle of a 1,000-token prefill, until it has ended", "s", "lower", cancel, "< 0.5 s"
+    ),
+    Scenario(
+        "loop lag",
+        "p99 lag of an asyncio loop beside a streaming model, less that beside one in another process",
+        "ms",
+        "lower",
+        loop_lag,
+        "<= 10 ms",
     ),
     Scenario("import", "`import localllm` over an empty start", "ms", "lower", import_time, "< 60 ms"),
 )

@@ -30,9 +30,9 @@ class HostCache:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = 0
-        self.evictions = 0
+        self.limit_bytes: int = limit_bytes
+        self.used_bytes: int = 0
+        self.evictions: int = 0
         self._entries: dict[int, Stashed] = {}  # by identity, the one used longest ago first
 
     @property

@@ -60,7 +60,7 @@ class Scheduler:
         self._worth = worth_tokens
         self._portion = portion
         self._moves: list[Move] = []
-        self.host = HostCache(0 if portion else host_bytes)
+        self.host: HostCache = HostCache(0 if portion else host_bytes)
         self._works: dict[Sequence, Work] = {}  # of the step being planned; a preemption takes its own out again
 
     @property
