@@ -9,6 +9,7 @@ what is remembered between turns: a long history is not encoded again for each n
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,7 +25,7 @@ from localllm.chat.vocabulary import Vocabulary
 _SPACES = " \t\n\v\f\r"  # what llama.cpp strips beside some special tokens: isspace() of the C locale
 _GUARD = "\ue000"  # for private use: no vocabulary merges it with its neighbors
 _UNKNOWN = ("\ue000", "\u16de", "\U0001fae0")  # characters of which a vocabulary without bytes has some unknown
-_CACHE_CHARS = 2_000_000
+_CACHE_CHARS = 1_000_000
 _ENTRY_CHARS = 64  # what an entry costs beyond its text, in characters; a guess
 
 
@@ -56,7 +57,7 @@ class PromptTokenizer:
         # SPM writes spaces as U+2581, so a control token's text may be met in either spelling
         spaced = {_spaced(text): token for text, token in vocabulary.special_tokens.items()}
         self._spaced = SpecialTexts(spaced) if any(" " in text for text in spaced) else None
-        self._pieces: Lru[tuple[str, bool, bool], tuple[int, ...]] = Lru(_CACHE_CHARS)
+        self._pieces: Lru[tuple[str, bool, bool], array[int]] = Lru(_CACHE_CHARS)
         self._strip: dict[int, tuple[bool, bool]] = {}
         self._made: dict[int, bool] = {}
 
@@ -123,12 +124,13 @@ class PromptTokenizer:
             *(self._vocabulary.encode(character, parse_special=False) for character in _UNKNOWN)
         )
 
-    def _piece(self, piece: str, has_content: bool, continued: bool) -> tuple[int, ...]:
+    def _piece(self, piece: str, has_content: bool, continued: bool) -> array[int]:
         """Return the tokens of what stands between two control tokens."""
         key = (piece, has_content, continued)
         known = self._pieces.get(key)
         if known is None:
-            known = tuple(self._spell(piece, continued) if has_content else self._raw(piece, True, continued))
+            spelled = self._spell(piece, continued) if has_content else self._raw(piece, True, continued)
+            known = array("i", spelled)  # a tenth of what a tuple of integers takes, and there are many
             self._pieces.put(key, known, len(piece) + _ENTRY_CHARS)
         return known
 
