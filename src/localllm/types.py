@@ -14,7 +14,7 @@ from attrs import asdict, field, frozen
 from typing_extensions import TypeVar
 
 from localllm._json import JsonValue, as_list, as_object, check_keys, check_text
-from localllm.errors import InvalidPromptError, LocalLLMError, PromptTypeError
+from localllm.errors import GenerationTimeoutError, InvalidPromptError, LocalLLMError, PromptTypeError
 
 Role = Literal["system", "user", "assistant", "tool"]
 Segment = Literal["text", "thought"]
@@ -347,10 +347,12 @@ class TextDelta:
     Args:
         text: The piece.
         segment: "text" or "thought".
+        token_ids: The tokens generated since the delta before, where the backend tells them; not compared.
     """
 
     text: str
     segment: Segment = "text"
+    token_ids: tuple[int, ...] = field(default=(), eq=False)
 
 
 @frozen
@@ -363,7 +365,7 @@ class GenerationEnded:
         timings: Its cost in seconds.
         token_ids: The tokens generated, if the backend can use them again.
         tool_calls: The calls that the reply asks for.
-        error: What failed; given if and only if `finish_reason` is "error".
+        error: What failed; given if `finish_reason` is "error". With "timeout" it may say which limit has passed.
     """
 
     finish_reason: FinishReason
@@ -374,7 +376,8 @@ class GenerationEnded:
     error: LocalLLMError | None = field(default=None)
 
     def __attrs_post_init__(self) -> None:
-        if (self.error is not None) != (self.finish_reason == "error"):
+        told_timeout = self.finish_reason == "timeout" and isinstance(self.error, GenerationTimeoutError)
+        if (self.error is not None) != (self.finish_reason == "error") and not told_timeout:
             raise ValueError(f"finish_reason {self.finish_reason!r} does not go with error={self.error!r}")
 
 

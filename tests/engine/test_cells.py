@@ -23,7 +23,7 @@ def test_used_cells_are_those_of_a_real_cache(actions: list[tuple[str, int, int]
             length = min(size, len(source.tokens))
             target = table.take()
             table.copy(source, target, length)
-            context.copy(source.seq_id, target.seq_id, length)
+            context.copy(source.seq_id, target.seq_id, 0, length)
         elif action == "append":
             chosen = held[which % len(held)] if held else table.take()
             start = len(chosen.tokens)

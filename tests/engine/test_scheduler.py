@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from localllm.engine.budget import FixedBudget
 from localllm.engine.cells import CellTable
+from localllm.engine.kv_cache import KvCache
 from localllm.engine.plan import Copy, StepPlan
 from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
@@ -13,7 +14,8 @@ from .arrays import tokens
 
 def make(*, cells: int = 1000, sequences: int = 8, parallel: int = 4, chunk: int = 16, portion: int = 0) -> Scheduler:
     """Return a scheduler over an empty context."""
-    return Scheduler(CellTable(cells, sequences), FixedBudget(portion or chunk), parallel, portion=portion)
+    cache = KvCache(CellTable(cells, sequences), portion=portion)
+    return Scheduler(cache, FixedBudget(portion or chunk), parallel, portion=portion)
 
 
 def request(*prompt: int, max_new: int = 10, preload: bool = False) -> Sequence:
@@ -123,7 +125,7 @@ def test_idle_sequences_are_evicted_before_anybody_is_preempted() -> None:
     scheduler.finish(old)
     scheduler.submit(request(*range(200, 250)))
     run(scheduler)
-    assert scheduler.evictions == 1
+    assert scheduler.cache.evictions == 1
     assert scheduler.preemptions == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from localllm.engine.budget import FixedBudget
 from localllm.engine.cells import CellTable
+from localllm.engine.kv_cache import KvCache
 from localllm.engine.lane import Lane, Request
 from localllm.engine.model import DecodeError
 from localllm.engine.output import Output
@@ -60,35 +62,45 @@ class Schedules(RuleBasedStateMachine):
     can_cut = True
     portion = 0
     host_bytes = 0
+    first_cells = N_CELLS
 
     def __init__(self) -> None:
         super().__init__()
         self.model = ToyModel(can_cut=self.can_cut)
+        self.aside: list[Callable[[], None]] = []  # contexts that are being made
         budget = FixedBudget(self.portion or 16)
         n_sequences, n_parallel = (1, 1) if self.portion else (N_SEQUENCES, N_PARALLEL)
-        self.scheduler = Scheduler(
-            CellTable(N_CELLS, n_sequences),
-            budget,
-            n_parallel,
+        cache = KvCache(
+            CellTable(self.first_cells, n_sequences),
             can_cut=self.can_cut,
             host_bytes=self.host_bytes,
             portion=self.portion,
             worth_tokens=4,
+            block_tokens=8,
         )
-        self.lane = Lane(self.model, self.scheduler, budget, lambda: 0.0)
+        self.scheduler = Scheduler(cache, budget, n_parallel, ceiling=N_CELLS, portion=self.portion)
+        self.lane = Lane(self.model, self.scheduler, budget, lambda: 0.0, self.run_aside)
         self.all: list[Submitted] = []
 
-    @property
-    def context(self) -> ToyContext:
-        """The context in use."""
-        return self.model.contexts[-1]
+    def run_aside(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Put off the making of a context; the function that waits for it has it made."""
+        self.aside.append(work)
+        return self.finish_aside
+
+    @rule()
+    def finish_aside(self) -> None:
+        """Contexts that were being made are ready."""
+        while self.aside:
+            self.aside.pop()()
 
     def step(self) -> None:
         """Do what the engine's loop does."""
         self.lane.sweep()
         if self.lane.busy:
             try:
-                self.lane.step()
+                if not self.lane.step():
+                    assert self.aside, "nothing is done and nothing is waited for"
+                    self.finish_aside()
             except DecodeError:
                 self.lane.drop_context()
 
@@ -131,18 +143,17 @@ class Schedules(RuleBasedStateMachine):
     @rule()
     def break_context(self) -> None:
         """The next batch fails and the context is lost."""
-        if self.model.contexts and not self.context.closed:
-            self.context.fail_next = True
+        for context in self.model.contexts:
+            context.fail_next = not context.closed
 
     @invariant()
     def account_agrees(self) -> None:
         """The account of cells is what the context holds, up to moves that are still to be done."""
-        table = self.scheduler.table
-        assert 0 <= table.used <= table.n_cells
+        table, host = self.scheduler.cache.table, self.scheduler.cache.host
+        assert 0 <= table.used <= table.n_cells <= N_CELLS
         assert table.used == table.needed_by(table.held.values())
         assert len(table.held) <= table.n_sequences
-        host = self.scheduler.host
-        assert host.used_bytes == sum(len(one.data) for one in host.entries if one.data is not None) <= self.host_bytes
+        assert 0 <= host.used_bytes <= self.host_bytes
 
     @invariant()
     def texts_are_solo(self) -> None:
@@ -169,11 +180,14 @@ class Schedules(RuleBasedStateMachine):
                 assert ended.finish_reason == "cancelled"
                 assert request.request.cancelled
             assert ended.usage.cached_tokens <= ended.usage.prompt_tokens == len(request.prompt)
-        assert not any(held.busy for held in self.scheduler.table.held.values())
-        if self.model.contexts:
-            for held in self.scheduler.table.held.values():
-                self.scheduler.table.cut(held, 0)
-            assert self.scheduler.table.used == 0
+        table = self.scheduler.cache.table
+        assert not any(held.busy for held in table.held.values())
+        assert sum(not context.closed for context in self.model.contexts) <= 1, "a context was lost on the way"
+        for held in list(table.held.values()):
+            table.give_back(held)
+        assert table.used == 0
+        self.lane.close()
+        assert all(context.closed for context in self.model.contexts)
 
 
 class HostSchedules(Schedules):
@@ -200,16 +214,51 @@ class PortionSchedules(Schedules):
     portion = 16
 
 
+class GrowingSchedules(Schedules):
+    """The same over a context that begins with a few cells and grows; idle sequences stay in it."""
+
+    first_cells = 12
+
+
+class GrowingHostSchedules(HostSchedules):
+    """The same with idle sequences in host memory."""
+
+    first_cells = 12
+
+
+class GrowingWholeOnlyHostSchedules(WholeOnlyHostSchedules):
+    """The same for a model whose sequences cannot be cut."""
+
+    first_cells = 12
+
+
+class GrowingPortionSchedules(PortionSchedules):
+    """The same for deterministic requests."""
+
+    first_cells = 12
+
+
 _settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+for _machine in (
+    Schedules,
+    HostSchedules,
+    WholeOnlySchedules,
+    WholeOnlyHostSchedules,
+    PortionSchedules,
+    GrowingSchedules,
+    GrowingHostSchedules,
+    GrowingWholeOnlyHostSchedules,
+    GrowingPortionSchedules,
+):
+    _machine.TestCase.settings = _settings
 TestSchedules = Schedules.TestCase
-TestSchedules.settings = _settings
 TestHostSchedules = HostSchedules.TestCase
-TestHostSchedules.settings = _settings
-TestWholeOnlyHostSchedules = WholeOnlyHostSchedules.TestCase
-TestWholeOnlyHostSchedules.settings = _settings
 TestWholeOnlySchedules = WholeOnlySchedules.TestCase
-TestWholeOnlySchedules.settings = _settings
+TestWholeOnlyHostSchedules = WholeOnlyHostSchedules.TestCase
 TestPortionSchedules = PortionSchedules.TestCase
-TestPortionSchedules.settings = _settings
+TestGrowingSchedules = GrowingSchedules.TestCase
+TestGrowingHostSchedules = GrowingHostSchedules.TestCase
+TestGrowingWholeOnlyHostSchedules = GrowingWholeOnlyHostSchedules.TestCase
+TestGrowingPortionSchedules = GrowingPortionSchedules.TestCase

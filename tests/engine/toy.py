@@ -48,9 +48,10 @@ class ToySampler:
 class ToyContext:
     """Cells as a list of (token, holders) like llama.cpp's unified cache."""
 
-    def __init__(self, n_cells: int, n_sequences: int) -> None:
+    def __init__(self, n_cells: int, n_sequences: int, *, can_cut: bool = True) -> None:
         self.n_cells = n_cells
         self.n_sequences = n_sequences
+        self.can_cut = can_cut
         self.cells: list[tuple[int, int, set[int]]] = []  # position, token, who holds it
         self.closed = False
         self.fail_next = False
@@ -86,31 +87,38 @@ class ToyContext:
         """Return the token that follows."""
         return next_token(self._logits[output])
 
-    def copy(self, source: int, target: int, length: int) -> None:
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Share cells."""
-        assert not self.tokens_of(target)
-        assert len(self.tokens_of(source)) >= length
+        assert len(self.tokens_of(target)) == start
+        assert start == 0 or self.can_cut
+        assert len(self.tokens_of(source)) >= stop
         for position, _, holders in self.cells:
-            if source in holders and position < length:
+            if source in holders and start <= position < stop:
                 holders.add(target)
 
     def cut(self, seq_id: int, length: int) -> None:
         """Give cells up; those that nobody holds are free."""
+        assert self.can_cut or length in (0, len(self.tokens_of(seq_id)))
         for position, _, holders in self.cells:
             if position >= length:
                 holders.discard(seq_id)
         self.cells = [cell for cell in self.cells if cell[2]]
 
-    def save(self, seq_id: int) -> bytes:
-        """Return the tokens."""
-        assert self.tokens_of(seq_id)
-        return bytes(self.tokens_of(seq_id))
+    def save(self, seq_id: int, start: int, stop: int) -> bytes:
+        """Return the start and the tokens."""
+        tokens = self.tokens_of(seq_id)
+        assert 0 <= start < stop <= len(tokens)
+        assert self.can_cut or (start, stop) == (0, len(tokens))
+        return bytes([start, *tokens[start:stop]])
 
-    def load(self, seq_id: int, data: bytes) -> None:
-        """Put the tokens back."""
-        assert not self.tokens_of(seq_id)
-        assert len(self.cells) + len(data) <= self.n_cells
-        self.cells += [(position, token, {seq_id}) for position, token in enumerate(data)]
+    def load(self, seq_id: int, data: bytes, start: int, stop: int) -> None:
+        """Put tokens back."""
+        first, tokens = data[0], data[1:]
+        assert len(self.tokens_of(seq_id)) == start
+        assert first <= start < stop <= first + len(tokens)
+        assert self.can_cut or (first, start, stop) == (0, 0, len(tokens))
+        assert len(self.cells) + (stop - start) <= self.n_cells
+        self.cells += [(position, tokens[position - first], {seq_id}) for position in range(start, stop)]
 
     def close(self) -> None:
         """Free it."""
@@ -122,11 +130,12 @@ class ToyModel:
 
     def __init__(self, *, can_cut: bool = True) -> None:
         self.can_cut = can_cut
+        self.part_tokens = 8
         self.contexts: list[ToyContext] = []
 
     def open_context(self, n_cells: int, n_sequences: int) -> ToyContext:
         """Return a new context."""
-        self.contexts.append(ToyContext(n_cells, n_sequences))
+        self.contexts.append(ToyContext(n_cells, n_sequences, can_cut=self.can_cut))
         return self.contexts[-1]
 
     def make_sampler(self, options: RequestOptions, prompt: Sequence[int]) -> ToySampler:

@@ -85,15 +85,20 @@ class SimpleModel(LoadedModel):
             model_hash=secrets.token_hex(16),  # words get ids as they come by, so they mean nothing to the next load
             path=spec.path,
         )
-        self._info = evolve(self._info, n_ctx=spec.config.n_ctx or self._info.n_ctx or DEFAULT_N_CTX)
+        self._info = evolve(
+            self._info,
+            n_ctx=spec.config.n_ctx or self._info.n_ctx or DEFAULT_N_CTX,
+            n_parallel=spec.config.n_parallel or 1,
+            max_queue=spec.config.max_queue,
+        )
         self._stats = ModelStats()
         self._freeing = threading.Lock()
         self._freed = False
         self._queue = RequestQueue(
             self.clock,
             name=f"localllm-{self._info.name}"[:64],
-            n_parallel=spec.config.n_parallel or 1,
-            max_queue=spec.config.max_queue,
+            n_parallel=self._info.n_parallel,
+            max_queue=self._info.max_queue,
             on_closed=self._free_once,
         )
 

@@ -13,6 +13,12 @@ IDLE_CHUNK = 64
 FIRST_CHUNK = 64
 """Prompt tokens in a step while the rate is unknown: a guess, corrected after one step."""
 
+MIN_MOVED = 256
+"""Tokens moved between the KV cache and host memory in a step at least; more than a step adds, so that moves end."""
+
+_MOVE_SHARE = 0.125
+"""Part of a step's time for each kind of move: a guess; a step may restore a chat, store another, and read on."""
+
 _WEIGHT = 0.3
 """Weight of a new measurement in the running mean: a guess; adapts within about five steps."""
 
@@ -36,8 +42,14 @@ class Budget(Protocol):
     def prefill_tokens(self, decoding: int) -> int:
         """Return how many prompt tokens the next step may hold beside `decoding` streaming sequences."""
 
+    def moved_tokens(self, decoding: int) -> int:
+        """Return how many tokens the next step may move to host memory, and how many from there."""
+
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
-        """Learn from a step of `prefilled` prompt tokens and `decoding` streaming sequences."""
+        """Learn from a batch of `prefilled` prompt tokens and `decoding` streaming sequences."""
+
+    def observe_moved(self, tokens: int, elapsed_s: float) -> None:
+        """Learn from moving so many tokens."""
 
 
 class FixedBudget:
@@ -54,7 +66,14 @@ class FixedBudget:
         """Return the portion."""
         return self._portion
 
+    def moved_tokens(self, decoding: int) -> int:
+        """Return the least there is."""
+        return MIN_MOVED
+
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
+        """Learn nothing."""
+
+    def observe_moved(self, tokens: int, elapsed_s: float) -> None:
         """Learn nothing."""
 
 
@@ -75,6 +94,7 @@ class StepBudget:
         self._most = most
         self._decode_s = 0.0
         self._token_s = 0.0
+        self._moved_s = 0.0
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -89,8 +109,20 @@ class StepBudget:
             return chunk_size(max(IDLE_CHUNK, self._idle_step_s / self._token_s), self._most)
         return chunk_size((self._step_s - self._decode_s) / self._token_s, self._most - decoding)
 
+    def moved_tokens(self, decoding: int) -> int:
+        """Return how many tokens the next step may move to host memory, and how many from there."""
+        if not self._moved_s:
+            return MIN_MOVED
+        step_s = self._step_s if decoding else self._idle_step_s
+        return max(MIN_MOVED, int(step_s * _MOVE_SHARE / self._moved_s))
+
+    def observe_moved(self, tokens: int, elapsed_s: float) -> None:
+        """Learn from moving so many tokens."""
+        if tokens:
+            self._moved_s = _mean(self._moved_s, elapsed_s / tokens)
+
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
-        """Learn from a step of `prefilled` prompt tokens and `decoding` streaming sequences."""
+        """Learn from a batch of `prefilled` prompt tokens and `decoding` streaming sequences."""
         if prefilled == 0 and decoding:
             self._decode_s = _mean(self._decode_s, elapsed_s)
         elif prefilled >= MIN_CHUNK:

@@ -34,6 +34,7 @@ class Held:
         last_used: A counter that grows with each use, for eviction.
         busy: Whether a running request uses it.
         goes_on: Whether it is worth a place in host memory: its reply ended, so that another turn may follow.
+        runs: The stretches of cells that it holds, in order.
     """
 
     seq_id: int
@@ -48,12 +49,12 @@ class CellTable:
     """Account of a context's sequence ids and cells. Pure: it says what is so, the context does it.
 
     Args:
-        n_cells: Cells of the context.
+        n_cells: Cells of the context; may be set to more when it has grown.
         n_sequences: Sequence ids of the context.
     """
 
     def __init__(self, n_cells: int, n_sequences: int) -> None:
-        self.n_cells = n_cells
+        self.n_cells: int = n_cells
         self.n_sequences = n_sequences
         self.used: int = 0
         self.held: dict[int, Held] = {}
@@ -77,6 +78,17 @@ class CellTable:
             for run in held.runs:
                 longest[id(run)] = max(longest.get(id(run), 0), run.holders[held.seq_id])
         return sum(longest.values())
+
+    def shared(self, first: Held, second: Held) -> int:
+        """Return how many leading cells two holders share."""
+        total = 0
+        for one, other in zip(first.runs, second.runs, strict=False):
+            if one is not other:
+                break
+            total += min(one.holders[first.seq_id], one.holders[second.seq_id])
+            if one.holders[first.seq_id] != one.holders[second.seq_id]:
+                break
+        return total
 
     def touch(self, held: Held) -> None:
         """Mark it as the one used last."""

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from queue import Empty, SimpleQueue
@@ -14,8 +15,11 @@ from attrs import frozen
 
 from localllm.engine.budget import FixedBudget, StepBudget
 from localllm.engine.cells import CellTable
+from localllm.engine.host_cache import BLOCK_TOKENS
+from localllm.engine.kv_cache import KvCache
 from localllm.engine.lane import Lane, Request
 from localllm.engine.model import TokenModel
+from localllm.engine.opening import Aside
 from localllm.engine.output import Output
 from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
@@ -35,13 +39,14 @@ class EngineLimits:
     """How an engine is cut.
 
     Args:
-        n_ctx: Tokens of the context window.
+        n_ctx: Tokens of the context window: what the context may grow to.
         n_parallel: Requests that run at once.
         n_sequences: Sequences that may be held at once, running and idle.
         n_batch: Tokens of a step at most.
         step_s: Seconds of a step while a reply is streaming.
         idle_step_s: Seconds of a step otherwise.
         cache_ram_bytes: Bytes of host memory for idle sequences.
+        first_cells: Tokens of the context at first.
     """
 
     n_ctx: int
@@ -51,6 +56,7 @@ class EngineLimits:
     step_s: float
     idle_step_s: float
     cache_ram_bytes: int = 0
+    first_cells: int = 1024
 
 
 class EngineHandle:
@@ -74,23 +80,31 @@ class Engine:
         limits: How it is cut.
         model_hash: The model that generated tokens belong to.
         now: The clock, in seconds.
+        aside: Runs the making of contexts; None for a thread each.
 
     Raises:
         MemoryError: There is no memory for the context.
     """
 
     def __init__(
-        self, model: TokenModel, limits: EngineLimits, model_hash: str, now: Callable[[], float] = time.monotonic
+        self,
+        model: TokenModel,
+        limits: EngineLimits,
+        model_hash: str,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        aside: Aside | None = None,
     ) -> None:
         self.limits = limits
         self._model = model
         self._model_hash = model_hash
         self._now = now
-        self._budget = StepBudget(limits.step_s, limits.idle_step_s, limits.n_batch)
-        self._main = self._open_main()
-        self._main.open()
-        self._deterministic: Lane | None = None
+        self._aside = aside or self._on_a_thread
         self._inbox: SimpleQueue[Request | None] = SimpleQueue()  # its put() is reentrant, so finalizers may use it
+        self._budget = StepBudget(limits.step_s, limits.idle_step_s, limits.n_batch)
+        self._main = self._make_main()
+        self._main.open_now()
+        self._deterministic: Lane | None = None
         self._closing = False
         self._submitting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="localllm-engine", daemon=True)
@@ -104,6 +118,7 @@ class Engine:
         *,
         submitted_s: float | None = None,
         preload: bool = False,
+        given: Tokens[int] = (),
     ) -> EngineHandle:
         """Queue a request; returns at once. Safe from any thread.
 
@@ -113,6 +128,7 @@ class Engine:
             sink: Where its events go, on the engine's thread.
             submitted_s: When it was made, if that was before now.
             preload: Only read the prompt into the cache.
+            given: What an earlier run of the request has generated and delivered; it goes on from there.
 
         Raises:
             ClosedError: The engine is closed.
@@ -125,6 +141,7 @@ class Engine:
             options,
             Output(sink, options.stop, start_s, self._model_hash),
             None if options.timeout_s is None else start_s + options.timeout_s,
+            deque(given),
         )
         with self._submitting:
             if self._closing:
@@ -137,7 +154,8 @@ class Engine:
         lanes = self._lanes
         counters = [lane.counters for lane in lanes]
         steps = sum(counter.steps for counter in counters)
-        table = self._main.scheduler.table
+        caches = [lane.scheduler.cache for lane in lanes]
+        table = caches[0].table
         return ModelStats(
             running=sum(len(lane.scheduler.running) for lane in lanes),
             waiting=sum(len(lane.scheduler.waiting) for lane in lanes) + self._inbox.qsize(),
@@ -146,12 +164,13 @@ class Engine:
             cached_tokens=sum(counter.cached_tokens for counter in counters),
             completion_tokens=sum(counter.completion_tokens for counter in counters),
             cache_hits=sum(lane.scheduler.cache_hits for lane in lanes),
-            evictions=sum(lane.scheduler.evictions + lane.scheduler.host.evictions for lane in lanes),
+            evictions=sum(cache.evictions + cache.host.evictions for cache in caches),
+            preemptions=sum(lane.scheduler.preemptions for lane in lanes),
             steps=steps,
             batch_fill=sum(counter.step_tokens for counter in counters) / steps if steps else 0.0,
             cells_used=table.used,
             cells_total=table.n_cells,
-            host_bytes=self._main.scheduler.host.used_bytes,
+            host_bytes=caches[0].host.used_bytes,
             prefill_tokens_per_s=self._budget.prefill_tokens_per_s,
         )
 
@@ -168,26 +187,36 @@ class Engine:
 
     def _run(self) -> None:
         """The thread: receive, sweep, step, until closed; no request's failure ends it."""
+        idle = True
         while not self._closing:
-            self._receive(wait=not any(lane.busy for lane in self._lanes))
-            for lane in self._lanes:
-                self._step(lane)
+            self._receive(wait=idle)
+            idle = not any([self._step(lane) for lane in self._lanes])  # a list: each lane has its turn
         self._receive(wait=False)
         for lane in self._lanes:
             lane.close()
+
+    def _on_a_thread(self, work: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            work()
+            self._wake()
+
+        thread = threading.Thread(target=run, name="localllm-context", daemon=True)
+        thread.start()
+        return thread.join
 
     @property
     def _lanes(self) -> list[Lane]:
         return [self._main] if self._deterministic is None else [self._main, self._deterministic]
 
-    def _step(self, lane: Lane) -> None:
+    def _step(self, lane: Lane) -> bool:
+        """Take a lane one step on; False if it has nothing to do until something is received."""
         try:
             lane.sweep()
-            if lane.busy:
-                lane.step()
+            return lane.busy and lane.step()
         except Exception as exc:  # noqa: BLE001  # a broken context or a mistake of ours: the loop must live on
             _log.warning("the context failed and is rebuilt: %s", exc, exc_info=True)
             self._rebuild(lane, exc)
+            return True
 
     def _rebuild(self, lane: Lane, cause: Exception) -> None:
         """Give a broken context up; the next step opens a new one. Requests that it failed for twice in a row end."""
@@ -214,23 +243,28 @@ class Engine:
         if not request.options.deterministic or request.sequence.preload:
             return self._main
         if self._deterministic is None:
-            self._deterministic = self._open_deterministic()
+            self._deterministic = self._make_deterministic()
         return self._deterministic
 
-    def _open_main(self) -> Lane:
+    def _make_main(self) -> Lane:
         limits = self.limits
-        scheduler = Scheduler(
-            CellTable(limits.n_ctx, limits.n_sequences),
-            self._budget,
-            limits.n_parallel,
+        cache = KvCache(
+            CellTable(min(limits.first_cells, limits.n_ctx), limits.n_sequences),
             can_cut=self._model.can_cut,
             host_bytes=limits.cache_ram_bytes,
+            block_tokens=min(BLOCK_TOKENS, self._model.part_tokens),
         )
-        return Lane(self._model, scheduler, self._budget, self._now)
+        scheduler = Scheduler(cache, self._budget, limits.n_parallel, ceiling=limits.n_ctx)
+        return Lane(self._model, scheduler, self._budget, self._now, self._aside)
 
-    def _open_deterministic(self) -> Lane:
+    def _make_deterministic(self) -> Lane:
         """A context for one sequence at a time: what a batch and the cells hold depends on this request alone."""
+        limits = self.limits
         budget = FixedBudget(DETERMINISTIC_PORTION)
-        table = CellTable(self.limits.n_ctx, 1)
-        scheduler = Scheduler(table, budget, 1, can_cut=self._model.can_cut, portion=DETERMINISTIC_PORTION)
-        return Lane(self._model, scheduler, budget, self._now)
+        cache = KvCache(
+            CellTable(min(limits.first_cells, limits.n_ctx), 1),
+            can_cut=self._model.can_cut,
+            portion=DETERMINISTIC_PORTION,
+        )
+        scheduler = Scheduler(cache, budget, 1, ceiling=limits.n_ctx, portion=DETERMINISTIC_PORTION)
+        return Lane(self._model, scheduler, budget, self._now, self._aside)

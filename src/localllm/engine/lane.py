@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
-from attrs import define
+from attrs import define, field
 
 from localllm.engine.budget import Budget
+from localllm.engine.growth import Growth
 from localllm.engine.model import DecodeError, Sampler, TokenContext, TokenModel
+from localllm.engine.opening import Aside, Opening
 from localllm.engine.output import Output
 from localllm.engine.plan import Copy, Cut, Load, Save, StepPlan
 from localllm.engine.scheduler import Scheduler
@@ -16,6 +20,9 @@ from localllm.engine.sequence import Sequence
 from localllm.errors import BackendError, LocalLLMError
 from localllm.options import RequestOptions
 from localllm.types import FinishReason, Usage
+
+
+_log = logging.getLogger("localllm.engine")
 
 
 @define(eq=False)
@@ -27,6 +34,7 @@ class Request:
         options: Its options.
         output: Where its text goes.
         deadline_s: When it times out, by the engine's clock, or None.
+        given: Tokens that an earlier run of this request generated: taken one by one instead of what is sampled.
         cancelled: Set by any thread to have it end.
         sampler: Its sampler, once it has one.
         failures: Times that the context broke while it was being computed, with nothing generated in between.
@@ -36,6 +44,7 @@ class Request:
     options: RequestOptions
     output: Output
     deadline_s: float | None
+    given: deque[int] = field(factory=deque)
     cancelled: bool = False
     sampler: Sampler | None = None
     failures: int = 0
@@ -61,6 +70,7 @@ class Lane:
         scheduler: Plans over an account of the context's cells, which says how large it must be.
         budget: The scheduler's budget, told what each step cost.
         now: The clock, in seconds.
+        aside: Runs the making of contexts.
     """
 
     def __init__(
@@ -69,19 +79,23 @@ class Lane:
         scheduler: Scheduler,
         budget: Budget,
         now: Callable[[], float],
+        aside: Aside,
     ) -> None:
         self.scheduler = scheduler
         self.counters: LaneCounters = LaneCounters()
         self.requests: dict[Sequence, Request] = {}
         self._model = model
         self._context: TokenContext | None = None
+        self._opening: Opening | None = None  # of the first context, or of one after a failure
+        self._growth: Growth | None = None
         self._budget = budget
         self._now = now
+        self._aside = aside
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.requests)
+        return bool(self.requests) or self._growth is not None
 
     def submit(self, request: Request) -> None:
         """Take a request."""
@@ -97,37 +111,109 @@ class Lane:
             elif request.deadline_s is not None and now_s >= request.deadline_s:
                 self.finish(request, "timeout")
 
-    def step(self) -> None:
+    def step(self) -> bool:
         """Compute one batch and hand out what came of it.
+
+        Returns:
+            Whether anything was done. If not, a context is being made, and there is nothing to do before it is ready.
 
         Raises:
             DecodeError: The context is broken; see `drop_context`.
             MemoryError: There is no memory for a context.
         """
-        context = self.open()
+        if not self._ready():
+            return False
+        grew = self._grow()
         plan = self.scheduler.plan()
+        self._carry_out(plan)
+        ended = self._end_preloads() + self._end_unservable()
+        if self._growth is None:
+            self._growth = self._start_growth()
+        if plan.works or plan.moves or grew or ended:
+            return True
+        if self._growth is None and self.scheduler.running:
+            raise RuntimeError("the scheduler has work and planned none of it")
+        return False
+
+    def open_now(self) -> None:
+        """Make the first context before anything is asked.
+
+        Raises:
+            MemoryError: There is no memory for it.
+        """
+        table = self.scheduler.cache.table
+        self._context = self._model.open_context(table.n_cells, table.n_sequences)
+
+    def _ready(self) -> bool:
+        """Whether there is a context; has one made if not."""
+        if self._context is None:
+            if self._opening is None:
+                table = self.scheduler.cache.table
+                self._opening = Opening(self._model, table.n_cells, table.n_sequences, self._aside)
+            if self._opening.ready:
+                opening, self._opening = self._opening, None
+                self._context = opening.take()
+        return self._context is not None
+
+    def _grow(self) -> bool:
+        """Carry a slice over to a larger context, if there is one; whether that was so."""
+        if self._growth is None:
+            return False
+        streams = sum(sequence.decoding for sequence in self.scheduler.running)
+        try:
+            larger = self._growth.step(self._open, self.scheduler.cache.table, self._budget.moved_tokens(streams))
+        except MemoryError as exc:
+            _log.warning("the context stays at %s tokens: %s", self.scheduler.cache.table.n_cells, exc)
+            self.scheduler.cannot_grow()
+            self._growth = None
+            return True
+        if larger is not None:
+            self._open.close()
+            self._context = larger
+            self.scheduler.grown(self._growth.n_cells)
+            self._growth = None
+        return self._growth is None or self._growth.under_way
+
+    def _start_growth(self) -> Growth | None:
+        """Have a larger context made, if one is wanted."""
+        table, wanted = self.scheduler.cache.table, self.scheduler.wanted_cells
+        if wanted <= table.n_cells:
+            return None
+        opening = Opening(self._model, wanted, table.n_sequences, self._aside)
+        return Growth(opening, can_cut=self._model.can_cut, part_tokens=self._model.part_tokens)
+
+    @property
+    def _open(self) -> TokenContext:
+        if self._context is None:
+            raise RuntimeError("the lane has no context")
+        return self._context
+
+    def _carry_out(self, plan: StepPlan) -> None:
+        context = self._open
         start_s = self._now()
         for sequence in plan.sequences:
             self.requests[sequence].output.admitted(start_s)
         self._move(context, plan)
-        outputs = context.decode(plan.works) if plan.works else ()
+        if plan.moved:
+            moved_s = self._now()
+            self._budget.observe_moved(plan.moved, moved_s - start_s)
+            start_s = moved_s
+        if not plan.works:
+            return
+        outputs = context.decode(plan.works)
         sampled = [
-            (self.requests[sequence], self._sample(context, self.requests[sequence], output))
+            (request := self.requests[sequence], bool(request.given), self._sample(context, request, output))
             for sequence, output in zip(plan.sequences, outputs, strict=True)
             if output >= 0
         ]
         self._budget.observe(plan.prefilled, plan.decoding, self._now() - start_s)
         self.counters.steps += 1
         self.counters.step_tokens += plan.prefilled + plan.decoding
-        self._report_progress(plan)
-        for request, token in sampled:
+        if plan.prefilled:
+            self._report_progress(plan)
+        for request, repeated, token in sampled:
             if token is not None:
-                self._take(request, token)
-        for request in [request for request in self.requests.values() if request.sequence.preload]:
-            if request.sequence.held is not None and not request.sequence.pending:
-                self.finish(request, "length")
-        if not plan.works and not plan.moves and self.scheduler.running:
-            raise RuntimeError("the scheduler has work and planned none of it")
+                self._take(request, token, repeated=repeated)
 
     def finish(self, request: Request, finish: FinishReason, error: LocalLLMError | None = None) -> None:
         """End a request, wherever it is."""
@@ -146,45 +232,60 @@ class Lane:
         generated = tuple(sequence.tokens[len(sequence.prompt) :])
         request.output.end(finish, self._now(), usage, generated, error)
 
-    def open(self) -> TokenContext:
-        """Return the context; opens it if there is none.
-
-        Raises:
-            MemoryError: There is no memory for it.
-        """
-        if self._context is None:
-            table = self.scheduler.table
-            self._context = self._model.open_context(table.n_cells, table.n_sequences)
-        return self._context
-
     def drop_context(self) -> None:
         """Give a broken context up; running requests go back to the queue and are read again from their tokens."""
         self.scheduler.forget()
-        if self._context is not None:
-            self._context.close()
-            self._context = None
+        self._free_contexts()
 
     def close(self) -> None:
         """End all requests as cancelled and free the context."""
         for request in list(self.requests.values()):
             self.finish(request, "cancelled")
+        self._free_contexts()
+
+    def _free_contexts(self) -> None:
+        for owned in (self._opening, self._growth):
+            if owned is not None:
+                owned.abandon()
         if self._context is not None:
             self._context.close()
-            self._context = None
+        self._context = self._opening = self._growth = None
+
+    def _end_preloads(self) -> int:
+        """End the preloads that are read to their end; how many."""
+        preloads = [request for request in self.requests.values() if request.sequence.preload]
+        read = [request for request in preloads if request.sequence.held and not request.sequence.pending]
+        for request in read:
+            self.finish(request, "length")
+        return len(read)
+
+    def _end_unservable(self) -> int:
+        """End the requests for which there is no memory; how many."""
+        sequences, n_cells = list(self.scheduler.unservable), self.scheduler.cache.table.n_cells
+        self.scheduler.unservable.clear()
+        for sequence in sequences:
+            error = BackendError(
+                f"there is no memory for a context of more than {n_cells} tokens, and this request has come to "
+                f"{len(sequence.tokens)}; close other models or programs, or choose a smaller model"
+            )
+            self.finish(self.requests[sequence], "error", error)
+        return len(sequences)
 
     def _move(self, context: TokenContext, plan: StepPlan) -> None:
+        host = self.scheduler.cache.host
         for move in plan.moves:
             match move:
                 case Copy(source, target, length):
-                    context.copy(source, target, length)
+                    context.copy(source, target, 0, length)
                 case Cut(seq_id, length):
                     context.cut(seq_id, length)
-                case Save(seq_id, target):
-                    self.scheduler.host.saved(target, context.save(seq_id))
-                case Load(source, seq_id):
-                    if source.data is None:
-                        raise DecodeError("a sequence was to be loaded that was never saved")
-                    context.load(seq_id, source.data)
+                case Save(seq_id, block):
+                    if not block.gone:
+                        host.saved(block, context.save(seq_id, block.start, block.stop))
+                case Load(block, seq_id, start, stop):
+                    if block.data is None:
+                        raise DecodeError("a block was to be loaded that was never saved")
+                    context.load(seq_id, block.data, start, stop)
                 case _:
                     assert_never(move)
 
@@ -199,7 +300,8 @@ class Lane:
         try:
             if request.sampler is None:
                 request.sampler = self._model.make_sampler(request.options, request.sequence.prompt)
-            return context.sample(output, request.sampler)
+            token = context.sample(output, request.sampler)
+            return self._repeat(request, token) if request.given else token
         except LocalLLMError as exc:
             self.finish(request, "error", exc)
         except Exception as exc:  # noqa: BLE001  # whatever a sampler raises ends its own request only
@@ -208,14 +310,25 @@ class Lane:
             self.finish(request, "error", error)
         return None
 
-    def _take(self, request: Request, token: int) -> None:
+    def _repeat(self, request: Request, sampled: int) -> int:
+        """Return the next token of an earlier run; it is sampled, too, so that random numbers go on as they did then.
+
+        Where it is another (the batch was another one), the sampler is made anew, to remember what was really said.
+        """
+        token = request.given.popleft()
+        if token != sampled and request.sampler is not None:
+            request.sampler.close()
+            request.sampler = self._model.make_sampler(request.options, [*request.sequence.tokens, token])
+        return token
+
+    def _take(self, request: Request, token: int, *, repeated: bool) -> None:
         sequence, output = request.sequence, request.output
         if self._model.is_end(token):
             self.finish(request, "stop")
             return
         sequence.append(token)
         request.failures = 0
-        output.token(self._model.piece(token), self._now())
+        output.token(token, self._model.piece(token), self._now(), repeated=repeated)
         if output.stopped:
             self.finish(request, "stop")
         elif sequence.generated >= sequence.max_new:

@@ -71,17 +71,22 @@ class TokenContext(Protocol):
     def sample(self, output: int, sampler: Sampler) -> int:
         """Choose the next token from the logits at `output` of the last batch, and let the sampler remember it."""
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Let `target`, which is empty, share the first `length` cells of `source`."""
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Let `target`, which holds the positions before `start`, share those from `start` to `stop` of `source`."""
 
     def cut(self, seq_id: int, length: int) -> None:
         """Remove what `seq_id` holds from position `length` on; 0 empties it."""
 
-    def save(self, seq_id: int) -> bytes:
-        """Return the content of a sequence's cells; opaque, for `load` in a context of the same model."""
+    def save(self, seq_id: int, start: int, stop: int) -> bytes:
+        """Return the content of a sequence's cells from `start` to `stop`; opaque, for any context of the same model.
 
-    def load(self, seq_id: int, data: bytes) -> None:
-        """Give the empty `seq_id` cells with the content that `save` returned.
+        A model whose sequences cannot be cut gives all of a sequence or nothing.
+        """
+
+    def load(self, seq_id: int, data: bytes, start: int, stop: int) -> None:
+        """Give `seq_id`, which holds the positions before `start`, those from `start` to `stop` of what `save` returned.
+
+        While it lasts it takes cells for all that `data` holds.
 
         Raises:
             DecodeError: It does not fit; the content of the context is unknown from now on.
@@ -98,8 +103,12 @@ class TokenModel(Protocol):
     def can_cut(self) -> bool:
         """Whether a sequence may be cut and copied in part; not so for recurrent and hybrid models."""
 
+    @property
+    def part_tokens(self) -> int:
+        """Tokens that `TokenContext.save` may take at once; fewer than a sliding window holds, where there is one."""
+
     def open_context(self, n_cells: int, n_sequences: int) -> TokenContext:
-        """Return a new, empty context.
+        """Return a new, empty context, with cells for one `load` beside `n_cells`. Safe from any thread.
 
         Raises:
             MemoryError: There is no memory for it.

@@ -25,6 +25,8 @@ _log = logging.getLogger("localllm.engine")
 class Output:
     """Turns one request's tokens into events, the last of which it sends exactly once.
 
+    Text of tokens that an earlier run of the request delivered is not delivered again.
+
     Args:
         sink: Where events go.
         stop: Texts that end the reply.
@@ -42,6 +44,7 @@ class Output:
         self._submitted_s = submitted_s
         self._admitted_s: float | None = None
         self._first_s: float | None = None
+        self._fresh: list[int] = []  # tokens since the last delta
         self.ended: bool = False
         self.broken_sink: bool = False
 
@@ -59,11 +62,21 @@ class Output:
         """Tell how much of the prompt is read."""
         self._push(PromptProgress(processed, cached, total))
 
-    def token(self, piece: bytes, now_s: float) -> None:
-        """Take a generated token's bytes and deliver what text is certain."""
+    def token(self, token: int, piece: bytes, now_s: float, *, repeated: bool = False) -> None:
+        """Take a generated token and its bytes, and deliver what text is certain.
+
+        Args:
+            token: The token.
+            piece: Its bytes.
+            now_s: When, by the engine's clock.
+            repeated: Whether an earlier run of the request has delivered what it gives.
+        """
         if self._first_s is None:
             self._first_s = now_s
-        self._deliver(self._stops.push(self._text.push(piece)))
+        text = self._stops.push(self._text.push(piece))
+        if not repeated:
+            self._fresh.append(token)
+            self._deliver(text)
 
     def end(
         self,
@@ -108,7 +121,8 @@ class Output:
 
     def _deliver(self, text: str) -> None:
         if text:
-            self._push(TextDelta(text))
+            self._push(TextDelta(text, token_ids=tuple(self._fresh)))
+            self._fresh.clear()
 
     def _push(self, event: BackendEvent) -> None:
         try:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from localllm.engine.host_cache import Stashed
+from localllm.engine.host_cache import Block
 from localllm.engine.model import Work
 from localllm.engine.sequence import Sequence
 
@@ -30,18 +30,20 @@ class Cut:
 
 @frozen
 class Save:
-    """Copy what `seq_id` holds to host memory."""
+    """Copy the cells of `seq_id` that `block` is for to host memory."""
 
     seq_id: int
-    target: Stashed
+    block: Block
 
 
 @frozen
 class Load:
-    """Copy what was saved into the empty `seq_id`."""
+    """Copy what was saved of the positions from `start` to `stop` to the end of `seq_id`."""
 
-    source: Stashed
+    block: Block
     seq_id: int
+    start: int
+    stop: int
 
 
 Move: TypeAlias = Copy | Cut | Save | Load
@@ -57,6 +59,7 @@ class StepPlan:
         sequences: Whose work each is.
         prefilled: Prompt tokens in the batch.
         decoding: Decoding sequences in the batch.
+        moved: Tokens that go to host memory or come back from it.
     """
 
     moves: tuple[Move, ...]
@@ -64,3 +67,4 @@ class StepPlan:
     sequences: tuple[Sequence, ...]
     prefilled: int
     decoding: int
+    moved: int

@@ -7,6 +7,7 @@ from array import array
 from attrs import define, field
 
 from localllm.engine.cells import Held
+from localllm.engine.host_cache import Block
 
 
 @define(eq=False)
@@ -21,7 +22,9 @@ class Sequence:
         computed: Leading tokens whose cells are in the context.
         cached: Prompt tokens that were found in the cache at the first admission.
         held: Its sequence id and cells while it runs.
+        loads: Blocks that are still to be put back from host memory, with the positions to take from each.
         leader: The running sequence that is computing a prefix which this one waits to share.
+        shared: The prefix that it will share then, in tokens.
         admitted: Whether it was ever admitted; a preempted one was.
     """
 
@@ -32,7 +35,9 @@ class Sequence:
     computed: int = 0
     cached: int = 0
     held: Held | None = None
+    loads: list[tuple[Block, int, int]] = field(factory=list, repr=False)
     leader: Sequence | None = field(default=None, repr=False)
+    shared: int = 0
     admitted: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -54,12 +59,17 @@ class Sequence:
 
         Generated tokens are always computed one by one, so that a replay gives the same logits as the first time.
         """
-        return self.computed >= len(self.prompt) and self.pending > 0
+        return self.computed >= len(self.prompt) and self.pending > 0 and not self.loads
 
     @property
     def prefilling(self) -> bool:
-        """Whether some of its prompt is still to be computed."""
-        return self.computed < len(self.prompt)
+        """Whether some of its prompt is still to be computed, or put back from host memory."""
+        return self.computed < len(self.prompt) or bool(self.loads)
+
+    @property
+    def unread(self) -> int:
+        """Prompt tokens that are not in the context yet."""
+        return max(len(self.prompt) - self.computed, 0)
 
     def append(self, token: int) -> None:
         """Take a sampled token."""

@@ -17,7 +17,8 @@ class ModelStats:
         cached_tokens: Those of them that were not computed again.
         completion_tokens: Tokens generated.
         cache_hits: Requests that began from a cached prefix.
-        evictions: Cached sequences given up for room.
+        evictions: Cached sequences and parts of them given up for room.
+        preemptions: Times that a running request had to give its cells up, to be read again later.
         steps: Batches computed.
         batch_fill: Mean count of tokens in a step.
         cells_used: Cells of the KV cache in use now, in tokens.
@@ -34,6 +35,7 @@ class ModelStats:
     completion_tokens: int = 0
     cache_hits: int = 0
     evictions: int = 0
+    preemptions: int = 0
     steps: int = 0
     batch_fill: float = 0.0
     cells_used: int = 0

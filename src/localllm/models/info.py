@@ -29,6 +29,8 @@ class ModelInfo:
         path: Its (first) file, or None for a backend without files.
         backend: Name of the backend that loaded it; empty when it is not loaded.
         n_ctx: Tokens that its context window may hold; 0 when it is not loaded.
+        n_parallel: Replies that it makes at once; 0 when it is not loaded, or when its backend does not tell.
+        max_queue: Requests that may wait beside them; told together with `n_parallel`.
         gpu_layers: Layers that were really offloaded to a GPU.
     """
 
@@ -45,4 +47,6 @@ class ModelInfo:
     path: Path | None = None
     backend: str = ""
     n_ctx: int = 0
+    n_parallel: int = 0
+    max_queue: int = 0
     gpu_layers: int = 0

@@ -51,8 +51,11 @@ DEFAULT_CPU_BATCH = 128
 """The same without a GPU: measured as fast as 512 (391 against 382 tok/s), with a quarter of the buffers, and more
 than a step's time allows there."""
 
+MORE_SEQUENCES = 4
+"""Idle sequences beside the running ones, on their way to host memory; each id costs logits of the vocabulary's size."""
+
 IDLE_SEQUENCES = 24
-"""Idle sequences that are kept for their prefixes beside the running ones."""
+"""The same without host memory, where idle sequences stay in the context for their prefixes."""
 
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
@@ -236,7 +239,8 @@ class LlamaCppBackend(Backend):
         if not native.has_decoder:
             raise ModelLoadError(f"{path} is no model that generates text ({info.architecture})")
         n_ctx = min(config.n_ctx or DEFAULT_CTX, native.n_ctx_train)
-        n_parallel = min(config.n_parallel or DEFAULT_PARALLEL, MAX_SEQUENCES)
+        most = (MAX_SEQUENCES - 1) // (2 if native.n_swa else 1)  # one is for copies; see LlamaContext for twins
+        n_parallel = min(config.n_parallel or DEFAULT_PARALLEL, most)
         on_gpu = bool(_gpu_layers(config)) and bool(library().llama_supports_gpu_offload())
         n_batch = config.n_batch or (DEFAULT_BATCH if on_gpu else DEFAULT_CPU_BATCH)
         n_batch = max(min(n_batch, n_ctx), n_parallel)
@@ -245,6 +249,8 @@ class LlamaCppBackend(Backend):
             info,
             backend=self.name,
             n_ctx=n_ctx,
+            n_parallel=n_parallel,
+            max_queue=config.max_queue,
             template_source=source,
             gpu_layers=native.n_layers if on_gpu else 0,
         )
@@ -258,7 +264,7 @@ class LlamaCppBackend(Backend):
         limits = EngineLimits(
             n_ctx=n_ctx,
             n_parallel=n_parallel,
-            n_sequences=min(n_parallel + IDLE_SEQUENCES, MAX_SEQUENCES),
+            n_sequences=min(n_parallel + (MORE_SEQUENCES if config.cache_ram_bytes else IDLE_SEQUENCES), most),
             n_batch=n_batch,
             step_s=config.step_ms / 1000,
             idle_step_s=config.idle_step_ms / 1000,

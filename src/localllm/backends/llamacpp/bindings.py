@@ -295,6 +295,7 @@ class NativeContext:
         self._memory = lib.llama_get_memory(self._handle)
         self.n_cells: int = lib.llama_n_ctx(self._handle)
         self.n_sequences: int = params.n_sequences
+        self.can_copy_parts: bool = model.can_cut
         self._n_batch = params.n_batch
         self._batch = batch = lib.llama_batch_init(params.n_batch, 0, 1)
         size = params.n_batch
@@ -332,9 +333,9 @@ class NativeContext:
         """Choose the next token from the logits at `output`, and let the sampler chain remember it."""
         return int(self._lib.llama_sampler_sample(chain, self._handle, output))
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Let `target` share the first `length` cells of `source`."""
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Let `target` share the positions from `start` to `stop` of `source`."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, start, stop)
 
     def cut(self, seq_id: int, length: int) -> None:
         """Remove what `seq_id` holds from `length` on."""
@@ -350,8 +351,8 @@ class NativeContext:
 
     def load(self, seq_id: int, data: bytes) -> None:
         """Give the empty `seq_id` cells with the content that `save` returned."""
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        if not self._lib.llama_state_seq_set_data(self._handle, buffer, len(data), seq_id):
+        pointer = ctypes.cast(ctypes.c_char_p(data), ctypes.POINTER(ctypes.c_uint8))
+        if not self._lib.llama_state_seq_set_data(self._handle, pointer, len(data), seq_id):
             raise DecodeError(f"llama.cpp cannot load {len(data)} bytes into sequence {seq_id}")
 
     def close(self) -> None:

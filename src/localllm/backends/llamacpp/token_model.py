@@ -9,6 +9,7 @@ from attrs import frozen
 from localllm.backends.llamacpp.bindings import ContextParams, KvType, NativeContext, NativeModel
 from localllm.backends.llamacpp.sampling import ChainSampler
 from localllm.chat.vocabulary import is_structure
+from localllm.engine.host_cache import BLOCK_TOKENS
 from localllm.engine.model import Sampler, TokenContext, Work
 from localllm.options import RequestOptions
 
@@ -33,32 +34,70 @@ class Compute:
 
 
 class LlamaContext:
-    """A `TokenContext` of llama.cpp's."""
+    """A `TokenContext` of llama.cpp's.
 
-    def __init__(self, native: NativeContext, n_cells: int) -> None:
+    Parts of a sequence are saved and loaded by way of a scratch sequence: llama.cpp saves whole sequences only, and
+    sharing cells with another one is free.
+
+    Where attention has a sliding window, llama.cpp takes cells behind a sequence's window for others, though a copy of
+    the sequence's beginning would need them. It spares cells that two sequences hold; so each has a twin.
+
+    Args:
+        native: The context, with one sequence id more than the engine is told of, or twins of all of them.
+        n_sequences: Sequence ids that the engine is told of.
+        n_cells: Cells that the engine is told of.
+    """
+
+    def __init__(self, native: NativeContext, n_sequences: int, n_cells: int) -> None:
         self._native = native
         self.n_cells = n_cells
-        self.n_sequences: int = native.n_sequences
+        self.n_sequences = n_sequences
+        self._scratch = n_sequences
+        self._has_twins = native.n_sequences > n_sequences + 1
 
     def decode(self, works: Sequence[Work]) -> list[int]:
         """Compute a batch; see `TokenContext.decode`."""
-        return self._native.decode(works)
+        outputs = self._native.decode(works)
+        if self._has_twins:
+            for work in works:
+                self._copy_to_twin(work.seq_id, work.start, work.start + len(work.tokens))
+        return outputs
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Let `target` share the first `length` cells of `source`."""
-        self._native.copy(source, target, length)
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Let `target` share the positions from `start` to `stop` of `source`."""
+        self._native.copy(source, target, start, stop)
+        if self._has_twins:
+            self._copy_to_twin(target, start, stop)
 
     def cut(self, seq_id: int, length: int) -> None:
         """Remove what `seq_id` holds from position `length` on."""
         self._native.cut(seq_id, length)
+        if self._has_twins:
+            self._native.cut(self._twin(seq_id), length)
 
-    def save(self, seq_id: int) -> bytes:
-        """Return the content of a sequence's cells."""
-        return self._native.save(seq_id)
+    def _twin(self, seq_id: int) -> int:
+        return self._scratch + 1 + seq_id
 
-    def load(self, seq_id: int, data: bytes) -> None:
-        """Give the empty `seq_id` cells with the content that `save` returned."""
-        self._native.load(seq_id, data)
+    def _copy_to_twin(self, seq_id: int, start: int, stop: int) -> None:
+        self._native.copy(seq_id, self._twin(seq_id), start, stop)
+
+    def save(self, seq_id: int, start: int, stop: int) -> bytes:
+        """Return the content of a sequence's cells; see `TokenContext.save`."""
+        if not self._native.can_copy_parts:
+            return self._native.save(seq_id)
+        self._native.copy(seq_id, self._scratch, start, stop)
+        data = self._native.save(self._scratch)
+        self._native.cut(self._scratch, 0)
+        return data
+
+    def load(self, seq_id: int, data: bytes, start: int, stop: int) -> None:
+        """Put positions of what was saved at the end of a sequence; see `TokenContext.load`."""
+        if not self._native.can_copy_parts:
+            self._native.load(seq_id, data)
+            return
+        self._native.load(self._scratch, data)
+        self.copy(self._scratch, seq_id, start, stop)
+        self._native.cut(self._scratch, 0)
 
     def close(self) -> None:
         """Free it."""
@@ -83,6 +122,7 @@ class LlamaTokenModel:
         self._native = native
         self._compute = compute
         self.can_cut: bool = native.can_cut
+        self.part_tokens: int = native.n_swa or native.n_ctx_train
         self._ends = {token for token in range(native.n_vocab) if native.is_end(token)}
 
     def piece(self, token: int) -> bytes:
@@ -99,8 +139,8 @@ class LlamaTokenModel:
         native = NativeContext(
             self._native,
             ContextParams(
-                n_ctx=n_cells,
-                n_sequences=n_sequences,
+                n_ctx=n_cells + BLOCK_TOKENS,
+                n_sequences=1 + n_sequences * (2 if self._native.n_swa and self.can_cut else 1),
                 n_batch=compute.n_batch,
                 n_outputs=min(compute.n_outputs, n_sequences),
                 threads=compute.threads,
@@ -108,7 +148,7 @@ class LlamaTokenModel:
                 flash_attention=compute.flash_attention,
             ),
         )
-        return LlamaContext(native, n_cells)
+        return LlamaContext(native, n_sequences, n_cells)
 
     def make_sampler(self, options: RequestOptions, prompt: Sequence[int]) -> ChainSampler:
         """Return a sampler for one request."""

@@ -1,0 +1,107 @@
+"""Carrying sequences over to a larger context, a slice in each step, while they go on in the old one. Pure.
+
+Each step compares what the new context holds with what the old one holds by now, takes back what is no longer so, and
+copies the next tokens. Cells that sequences share are copied once and shared again. It ends with a slice after which
+both hold the same; from the next batch on the new context is used.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TypeAlias
+
+from attrs import frozen
+
+from localllm.engine.cells import CellTable, Held
+from localllm.engine.prefix_cache import common_prefix
+
+
+@frozen
+class Transfer:
+    """Copy the positions from `start` to `stop` of `seq_id` from the old context to the new one."""
+
+    seq_id: int
+    start: int
+    stop: int
+
+
+@frozen
+class Share:
+    """In the new context, let `target` share the positions from `start` to `stop` of `source`."""
+
+    source: int
+    target: int
+    start: int
+    stop: int
+
+
+@frozen
+class Drop:
+    """In the new context, remove what `seq_id` holds from `length` on."""
+
+    seq_id: int
+    length: int
+
+
+Action: TypeAlias = Transfer | Share | Drop
+
+
+class Migration:
+    """What the new context holds so far, and what is to be done next.
+
+    Args:
+        can_cut: Whether sequences may be copied in parts; if not, all are copied in one step.
+        slice_tokens: Tokens that are copied at once.
+    """
+
+    def __init__(self, *, can_cut: bool, slice_tokens: int) -> None:
+        self._can_cut = can_cut
+        self._slice = slice_tokens
+        self._there: dict[int, array[int]] = {}  # the tokens of each sequence in the new context
+
+    def plan(self, table: CellTable, allowance: int) -> tuple[list[Action], bool]:
+        """Return what to do in this step, and whether both contexts hold the same after it.
+
+        Args:
+            table: The account of the old context, which agrees with it now.
+            allowance: Tokens to copy; a model whose sequences cannot be cut has all of them copied at once.
+        """
+        actions: list[Action] = list(self._take_back(table))
+        for held in table.held.values():
+            self._share(table, held, actions)
+            there = self._there.setdefault(held.seq_id, array("i"))
+            while len(there) < len(held.tokens):
+                if self._can_cut and allowance <= 0:
+                    return actions, False
+                size = self._slice if self._can_cut else len(held.tokens)
+                part = held.tokens[len(there) : len(there) + size]
+                actions.append(Transfer(held.seq_id, len(there), len(there) + len(part)))
+                there.extend(part)
+                allowance -= len(part)
+        return actions, True
+
+    def _take_back(self, table: CellTable) -> list[Drop]:
+        drops: list[Drop] = []
+        for seq_id, there in list(self._there.items()):
+            held = table.held.get(seq_id)
+            same = common_prefix(there, held.tokens) if held is not None else 0
+            if not self._can_cut and held is not None and same < len(held.tokens):
+                same = 0  # it went on, and its state can only be copied as a whole
+            if same < len(there):
+                drops.append(Drop(seq_id, same))
+                del there[same:]
+            if held is None:
+                del self._there[seq_id]
+        return drops
+
+    def _share(self, table: CellTable, held: Held, actions: list[Action]) -> None:
+        """Share what another sequence shares with this one and has in the new context already."""
+        there = self._there.setdefault(held.seq_id, array("i"))
+        for other in table.held.values() if self._can_cut else ():
+            other_there = self._there.get(other.seq_id)
+            if other is held or other_there is None or len(other_there) <= len(there):
+                continue
+            shared = min(table.shared(held, other), len(other_there))
+            if shared > len(there):
+                actions.append(Share(other.seq_id, held.seq_id, len(there), shared))
+                there.extend(held.tokens[len(there) : shared])
