@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from attrs import evolve
 
 from localllm.engine.engine import Engine, EngineLimits
 from localllm.errors import BackendError, ClosedError
@@ -247,3 +248,94 @@ def test_stop_strings_end_the_reply_and_its_tokens_are_not_kept() -> None:
     text = "".join(event.text for event in sink.events if isinstance(event, TextDelta))
     whole = "".join(f"{token} " for token in expected)
     assert text == whole[: whole.index(stop)]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("said", [0, 1, 7, 20])
+def test_a_request_goes_on_from_what_an_earlier_run_has_said(said: int, deterministic: bool) -> None:
+    """Its text is not delivered again, its tokens are counted and told as one reply."""
+    whole = solo(TALKATIVE, 20)
+    engine = Engine(ToyModel(), LIMITS, "toy")
+    sink = Sink()
+    options = RequestOptions.of({"max_tokens": 20, "deterministic": deterministic})
+    engine.submit(TALKATIVE, options, sink, given=whole[:said])
+    end = sink.end()
+    engine.close()
+    assert sink.tokens == whole[said:]
+    told = [token for event in sink.events if isinstance(event, TextDelta) for token in event.token_ids]
+    assert told == whole[said:]
+    assert end.usage.completion_tokens == 20
+    assert end.token_ids is not None
+    assert list(end.token_ids.tokens) == whole
+
+
+def test_a_request_goes_on_from_tokens_that_would_not_be_sampled_now() -> None:
+    """What was said stays said, and what follows fits it."""
+    said = [5, 6, 7]
+    engine = Engine(ToyModel(), LIMITS, "toy")
+    sink = Sink()
+    engine.submit(TALKATIVE, RequestOptions.of({"max_tokens": 9}), sink, given=said)
+    sink.end()
+    engine.close()
+    assert sink.tokens == solo([*TALKATIVE, *said], 6)
+
+
+def test_a_context_grows_while_a_reply_streams() -> None:
+    """It ends with the model's tokens, and with more cells than the engine began with."""
+    limits = evolve(LIMITS, first_cells=16)
+    engine = Engine(ToyModel(), limits, "toy")
+    sink = Sink()
+    engine.submit(TALKATIVE, RequestOptions.of({"max_tokens": 40}), sink)
+    sink.end()
+    total = engine.stats().cells_total
+    engine.close()
+    assert sink.tokens == solo(TALKATIVE, 40)
+    assert 16 < total <= 512
+
+
+class SmallModel(ToyModel):
+    """Has memory for so many cells and no more."""
+
+    def open_context(self, n_cells: int, n_sequences: int) -> ToyContext:
+        """Refuse large contexts."""
+        if n_cells > 32:
+            raise MemoryError(f"no memory for {n_cells} cells")
+        return super().open_context(n_cells, n_sequences)
+
+
+def test_where_there_is_no_memory_to_grow_small_requests_are_served_and_a_large_one_ends_with_an_error() -> None:
+    """The large one's error says how many tokens there is memory for."""
+    engine = Engine(SmallModel(), evolve(LIMITS, first_cells=32), "toy")
+    large, small = Sink(), [Sink() for _ in range(6)]
+    engine.submit([3] * 100, RequestOptions.of({"max_tokens": 5}), large)
+    for sink in small:
+        engine.submit(TALKATIVE, RequestOptions.of({"max_tokens": 20}), sink)
+    error = large.end().error
+    assert isinstance(error, BackendError)
+    assert "no memory for a context of more than 32 tokens" in str(error)
+    for sink in small:
+        sink.end()
+        assert sink.tokens == solo(TALKATIVE, 20)
+    engine.close()
+
+
+def test_an_engine_closed_while_its_context_grows_frees_both() -> None:
+    """Nothing is left open, whenever the larger one arrives."""
+    go = threading.Event()
+
+    class SlowModel(ToyModel):
+        def open_context(self, n_cells: int, n_sequences: int) -> ToyContext:
+            if self.contexts:
+                assert go.wait(10)
+            return super().open_context(n_cells, n_sequences)
+
+    model = SlowModel()
+    engine = Engine(model, evolve(LIMITS, first_cells=16), "toy")
+    sink = Sink()
+    engine.submit([3] * 100, RequestOptions(), sink)
+    closer = threading.Thread(target=engine.close)
+    closer.start()
+    go.set()
+    closer.join(10)
+    assert sink.end().finish_reason == "cancelled"
+    assert all(context.closed for context in model.contexts)

@@ -21,7 +21,7 @@ from localllm.engine.sequence import Sequence
 from localllm.options import RequestOptions
 from localllm.types import BackendEvent, GenerationEnded, TextDelta
 
-from .toy import ToyContext, ToyModel, solo
+from .toy import ToyModel, solo
 
 N_CELLS, N_SEQUENCES, N_PARALLEL = 96, 7, 4
 STARTS = [[7] * 40, list(range(1, 60)), [5, 6] * 10]  # prompts share these prefixes

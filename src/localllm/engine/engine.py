@@ -190,7 +190,8 @@ class Engine:
         idle = True
         while not self._closing:
             self._receive(wait=idle)
-            idle = not any([self._step(lane) for lane in self._lanes])  # a list: each lane has its turn
+            done = [self._step(lane) for lane in self._lanes]
+            idle = not any(done)
         self._receive(wait=False)
         for lane in self._lanes:
             lane.close()

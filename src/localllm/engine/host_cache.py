@@ -106,7 +106,9 @@ class HostCache:
             wanted = tokens[position : position + size]
             child = block.children.get(wanted.tobytes())
             if child is None:
-                if len(wanted) < size and any(other.tokens[: len(wanted)] == wanted for other in block.children.values()):
+                if len(wanted) < size and any(
+                    other.tokens[: len(wanted)] == wanted for other in block.children.values()
+                ):
                     return None  # the end of the sequence is the beginning of a block that is here
                 child = Block(position, wanted, block)
                 block.children[wanted.tobytes()] = child

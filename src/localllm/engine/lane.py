@@ -21,7 +21,6 @@ from localllm.errors import BackendError, LocalLLMError
 from localllm.options import RequestOptions
 from localllm.types import FinishReason, Usage
 
-
 _log = logging.getLogger("localllm.engine")
 
 

@@ -84,7 +84,7 @@ class TokenContext(Protocol):
         """
 
     def load(self, seq_id: int, data: bytes, start: int, stop: int) -> None:
-        """Give `seq_id`, which holds the positions before `start`, those from `start` to `stop` of what `save` returned.
+        """Give `seq_id`, which holds the positions before `start`, those up to `stop` of what `save` returned.
 
         While it lasts it takes cells for all that `data` holds.
 

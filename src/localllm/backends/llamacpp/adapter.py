@@ -52,7 +52,7 @@ DEFAULT_CPU_BATCH = 128
 than a step's time allows there."""
 
 MORE_SEQUENCES = 4
-"""Idle sequences beside the running ones, on their way to host memory; each id costs logits of the vocabulary's size."""
+"""Idle sequences beside the running ones, on their way to host memory. Each id costs a row of logits."""
 
 IDLE_SEQUENCES = 24
 """The same without host memory, where idle sequences stay in the context for their prefixes."""
@@ -113,6 +113,8 @@ class LlamaModel(LoadedModel):
     Raises:
         MemoryError: There is no memory for the context.
     """
+
+    can_resume: ClassVar[bool] = True
 
     def __init__(
         self,

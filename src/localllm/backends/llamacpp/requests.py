@@ -118,6 +118,7 @@ class RequestDesk:
             pending.sink,
             submitted_s=pending.submitted_s,
             preload=request.purpose == "preload",
+            given=() if request.resume is None else request.resume.token_ids,
         )
         if pending.cancelled:  # cancel() may have come between the first look and `running`
             pending.running.cancel()

@@ -1,0 +1,121 @@
+"""A growing context carries everything over, a slice at a time, and what was shared stays shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from localllm.engine.cells import CellTable, Held
+from localllm.engine.growth import Growth
+from localllm.engine.opening import Opening
+
+from .toy import ToyContext, ToyModel
+
+
+def fill(table: CellTable, context: ToyContext, content: list[int]) -> Held:
+    """Return a sequence that holds `content`, in the account and in the context."""
+    held = table.take()
+    extend(table, context, held, content)
+    return held
+
+
+def extend(table: CellTable, context: ToyContext, held: Held, content: list[int]) -> None:
+    """Add to a sequence."""
+    start = len(held.tokens)
+    table.append(held, content)
+    context.cells += [(start + offset, token, {held.seq_id}) for offset, token in enumerate(content)]
+
+
+def fork(table: CellTable, context: ToyContext, source: Held, length: int) -> Held:
+    """Return a sequence that shares a prefix of another one."""
+    held = table.take()
+    table.copy(source, held, length)
+    context.copy(source.seq_id, held.seq_id, 0, length)
+    return held
+
+
+def at_once(work: Callable[[], None]) -> Callable[[], None]:
+    """Make a context now."""
+    work()
+    return lambda: None
+
+
+def start(can_cut: bool = True) -> tuple[CellTable, ToyContext, Growth]:
+    """Return a context with its account, and its growth to the double."""
+    model = ToyModel(can_cut=can_cut)
+    opening = Opening(model, 400, 10, at_once)
+    return CellTable(200, 10), ToyContext(200, 10, can_cut=can_cut), Growth(opening, can_cut=can_cut, part_tokens=8)
+
+
+def check(table: CellTable, grown: object) -> None:
+    """The new context holds just what the account says, in as many cells."""
+    assert isinstance(grown, ToyContext)
+    for held in table.held.values():
+        assert grown.tokens_of(held.seq_id) == list(held.tokens)
+    assert len(grown.cells) == table.used
+
+
+def test_eight_chats_that_share_their_beginning_take_as_many_cells_after_a_growth() -> None:
+    """The shared cells are copied once."""
+    table, old, growth = start()
+    first = fill(table, old, [*range(1, 60), 90])
+    for index in range(7):
+        extend(table, old, fork(table, old, first, 59), [70 + index, 71])
+    used = table.used
+    assert used == 60 + 7 * 2
+    grown = None
+    while grown is None:
+        grown = growth.step(old, table, 16)
+    check(table, grown)
+    assert table.used == used
+
+
+def test_sequences_go_on_end_and_begin_while_they_are_carried_over() -> None:
+    """What changed meanwhile is what the new context holds."""
+    table, old, growth = start()
+    first, second = fill(table, old, list(range(1, 50))), fill(table, old, list(range(50, 95)))
+    assert growth.step(old, table, 60) is None
+    extend(table, old, first, [3, 4])
+    table.cut(second, 5)
+    old.cut(second.seq_id, 5)
+    extend(table, old, second, [8, 8, 8])
+    third = fork(table, old, first, 40)
+    assert growth.step(old, table, 1) is None
+    table.cut(first, 0)
+    old.cut(first.seq_id, 0)
+    table.give_back(first)
+    extend(table, old, third, list(range(20)))
+    grown = None
+    while grown is None:
+        grown = growth.step(old, table, 8)
+    check(table, grown)
+
+
+def test_sequences_that_cannot_be_cut_are_carried_over_in_one_step() -> None:
+    """Whatever the allowance."""
+    table, old, growth = start(can_cut=False)
+    fill(table, old, list(range(1, 50)))
+    fill(table, old, list(range(50, 95)))
+    check(table, growth.step(old, table, 1))
+
+
+def test_a_growth_that_is_given_up_frees_the_larger_context() -> None:
+    """Also when it is half filled."""
+    table, old, growth = start()
+    fill(table, old, list(range(1, 50)))
+    assert growth.step(old, table, 8) is None
+    growth.abandon()
+    assert not growth.under_way
+
+
+def test_a_growth_for_which_there_is_no_memory_says_so() -> None:
+    """The old context is as it was."""
+
+    class NoMemory(ToyModel):
+        def open_context(self, n_cells: int, n_sequences: int) -> ToyContext:
+            raise MemoryError("none left")
+
+    opening = Opening(NoMemory(), 400, 10, at_once)
+    with pytest.raises(MemoryError, match="none left"):
+        Growth(opening, can_cut=True, part_tokens=8).step(ToyContext(1, 1), CellTable(1, 1), 8)
