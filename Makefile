@@ -41,7 +41,7 @@ assets: $(VENV)/.dev ## Fetch llama.cpp's vocabularies and templates, which the 
 cover: assets ## Run the tests; fail under 90% of lines and branches
 	$(PY) -m pytest --cov --cov-report=term --durations=10
 
-bench: $(VENV)/.dev ## Measure against llama-cpp-python and a bare decode loop
+bench: $(VENV)/.dev ## Measure against llama-cpp-python, xllamacpp and a bare decode loop
 	$(PY) -m bench
 
 soak: assets ## Run the long tests and print their figures

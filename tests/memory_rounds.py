@@ -13,7 +13,7 @@ import threading
 
 from localllm import ChatSession, Model, ModelConfig, ModelManager
 
-CONFIG = ModelConfig(n_ctx=512)
+CONFIG = ModelConfig(n_ctx=512, cache_ram_bytes=1 << 20)  # a cache that fills up is no leak: it is kept small
 WARM_UP = 60  # rounds after which allocators and caches have reached their size: seen to be enough; fewer for few
 
 

@@ -23,7 +23,8 @@ from localllm.backends.base import (
     Sink,
 )
 from localllm.backends.llamacpp.bindings import NativeModel, library
-from localllm.backends.llamacpp.hardware import physical_cores
+from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
+from localllm.backends.llamacpp.hardware import Machine, free_bytes, physical_cores
 from localllm.backends.llamacpp.requests import RequestDesk
 from localllm.backends.llamacpp.sampling import check_bias
 from localllm.backends.llamacpp.token_model import Compute, LlamaTokenModel, LlamaVocabulary
@@ -37,27 +38,6 @@ from localllm.models.describe import model_info
 from localllm.models.info import ModelInfo, TemplateSource
 from localllm.options import ModelConfig
 from localllm.types import Message, RenderedPrompt
-
-DEFAULT_CTX = 8192
-"""Tokens of the context window at most, where the config asks for none: a guess at what a laptop can spare."""
-
-DEFAULT_PARALLEL = 8
-"""Replies that run at once, where the config asks for none."""
-
-DEFAULT_BATCH = 512
-"""Tokens of a step at most with a GPU, where the config asks for none: llama.cpp's default for one physical batch."""
-
-DEFAULT_CPU_BATCH = 128
-"""The same without a GPU: measured as fast as 512 (391 against 382 tok/s), with a quarter of the buffers, and more
-than a step's time allows there."""
-
-MORE_SEQUENCES = 4
-"""Idle sequences beside the running ones, on their way to host memory. Each id costs a row of logits."""
-
-IDLE_SEQUENCES = 24
-"""The same without host memory, where idle sequences stay in the context for their prefixes."""
-
-MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
 _open_models: weakref.WeakSet[LlamaModel] = weakref.WeakSet()
 
@@ -240,37 +220,20 @@ class LlamaCppBackend(Backend):
     def _serve(self, native: NativeModel, info: ModelInfo, config: ModelConfig, path: Path) -> LlamaModel:
         if not native.has_decoder:
             raise ModelLoadError(f"{path} is no model that generates text ({info.architecture})")
-        n_ctx = min(config.n_ctx or DEFAULT_CTX, native.n_ctx_train)
-        most = (MAX_SEQUENCES - 1) // (2 if native.n_swa else 1)  # one is for copies; see LlamaContext for twins
-        n_parallel = min(config.n_parallel or DEFAULT_PARALLEL, most)
         on_gpu = bool(_gpu_layers(config)) and bool(library().llama_supports_gpu_offload())
-        n_batch = config.n_batch or (DEFAULT_BATCH if on_gpu else DEFAULT_CPU_BATCH)
-        n_batch = max(min(n_batch, n_ctx), n_parallel)
+        machine = Machine(cores=physical_cores(), free_bytes=free_bytes(), gpu=on_gpu)
+        shape = Shape(n_ctx_train=native.n_ctx_train, kv_values=native.kv_values, n_swa=native.n_swa)
+        limits = limits_for(config, machine, shape)
+        compute = compute_for(config, machine, limits)
         template, source = _template(config, info)
         info = evolve(
             info,
             backend=self.name,
-            n_ctx=n_ctx,
-            n_parallel=n_parallel,
+            n_ctx=limits.n_ctx,
+            n_parallel=limits.n_parallel,
             max_queue=config.max_queue,
             template_source=source,
             gpu_layers=native.n_layers if on_gpu else 0,
-        )
-        compute = Compute(
-            threads=config.threads or physical_cores(),
-            n_batch=n_batch,
-            n_outputs=n_parallel,
-            kv_type=config.kv_type,
-            flash_attention=on_gpu if config.flash_attention is None else config.flash_attention,
-        )
-        limits = EngineLimits(
-            n_ctx=n_ctx,
-            n_parallel=n_parallel,
-            n_sequences=min(n_parallel + (MORE_SEQUENCES if config.cache_ram_bytes else IDLE_SEQUENCES), most),
-            n_batch=n_batch,
-            step_s=config.step_ms / 1000,
-            idle_step_s=config.idle_step_ms / 1000,
-            cache_ram_bytes=config.cache_ram_bytes,
         )
         renderer = PromptRenderer(template, LlamaVocabulary(native, info.model_hash))
         return LlamaModel(native, info, renderer, compute, limits, config.max_queue)

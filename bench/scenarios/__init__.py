@@ -1,0 +1,205 @@
+"""What is measured, on whom, and what must hold.
+
+A scenario's function takes one system through one round. It imports localllm only if it is about nothing else: the
+processes of the other systems run these modules, too, and localllm's memory would count as theirs.
+"""
+
+from __future__ import annotations
+
+from bench.scenarios.base import Scenario
+from bench.scenarios.chats import concurrent, interleaved, second_turn, shared_burst, single, turns
+from bench.scenarios.costs import cancel, import_time, loop_lag, memory, overhead
+from bench.scenarios.streams import growth, interference, occupied
+from bench.systems import BARE_LOOP, LLAMA, LOCALLLM, XLLAMACPP
+from bench.table import Bound, Measure
+
+__all__ = ["SCENARIOS", "Scenario"]
+
+PEERS = (LOCALLLM, LLAMA, XLLAMACPP)
+NO_LATER_THAN_PEERS = (Bound("<=", 1.0, LLAMA), Bound("<=", 1.0, XLLAMACPP))
+
+CHATS = (
+    Scenario(
+        name="single",
+        run=single,
+        measures=(Measure("rate", "one stream of 128 tokens", "tok/s", (Bound(">=", 0.98, BARE_LOOP),)),),
+        systems=(*PEERS, BARE_LOOP),
+    ),
+    Scenario(
+        name="concurrent",
+        run=concurrent,
+        measures=(
+            Measure(
+                "rate",
+                "8 chats at once, 64 tokens each, all together",
+                "tok/s",
+                (Bound(">=", 0.95, BARE_LOOP), Bound(">=", 1.0, XLLAMACPP), Bound(">=", 2.5, LLAMA)),
+            ),
+        ),
+        systems=(*PEERS, BARE_LOOP),
+    ),
+    Scenario(
+        name="turns",
+        run=turns,
+        measures=(
+            Measure("first", "first token of turns 2 to 8 after an 800-word system prompt", "s", NO_LATER_THAN_PEERS),
+            Measure("opening", "first token of turn 1, which reads that prompt", "s"),
+        ),
+        systems=PEERS,
+    ),
+    Scenario(
+        name="interleaved",
+        run=interleaved,
+        measures=(
+            Measure(
+                "first",
+                "first token in two such chats, alternating",
+                "s",
+                (Bound("<=", 0.05, LLAMA), Bound("<=", 0.75, XLLAMACPP)),
+            ),
+        ),
+        systems=PEERS,
+    ),
+    Scenario(
+        name="shared burst",
+        run=shared_burst,
+        measures=(
+            Measure(
+                "wall",
+                "8 new chats at once with one new 800-word system prompt, until all have answered",
+                "s",
+                (Bound("<=", 0.25, XLLAMACPP), Bound("<=", 1.0, LLAMA)),
+            ),
+        ),
+        systems=PEERS,
+        warm_up=False,  # it takes long, and every round reads new prompts
+    ),
+)
+
+STREAMS = (
+    Scenario(
+        name="interference",
+        run=interference,
+        measures=(
+            Measure(
+                "longest",
+                "longest gap of a stream while another chat's 800-word prompt is read",
+                "ms",
+                (Bound("<=", 0.05, XLLAMACPP),),
+            ),
+            Measure("p99", "99th percentile of those gaps", "ms", (Bound("<=", 100.0),)),
+            Measure("prompt", "that prompt's first token by its first token undisturbed", "", (Bound("<=", 1.5),)),
+        ),
+        systems=(LOCALLLM, XLLAMACPP),
+    ),
+    Scenario(
+        name="growth",
+        run=growth,
+        measures=(
+            Measure(
+                "longest",
+                "longest gap of a stream while another chat makes the context grow",
+                "ms",
+                (Bound("<=", 160.0),),
+            ),
+            Measure("doublings", "how often the context doubled meanwhile", "", (Bound(">=", 1.0),)),
+        ),
+        systems=(LOCALLLM,),
+        fresh=True,
+    ),
+    Scenario(
+        name="occupied",
+        run=occupied,
+        measures=(
+            Measure(
+                "rate",
+                "rate of a stream beside 8 idle chats of 1,000 tokens, by that without",
+                "",
+                (Bound(">=", 0.95),),
+            ),
+            Measure("free", "that without", "tok/s"),
+            Measure("cached", "cached part of the next prompt in each idle chat, the least", "", (Bound(">=", 0.95),)),
+        ),
+        systems=(LOCALLLM,),
+        fresh=True,
+    ),
+)
+
+COSTS = (
+    Scenario(
+        name="memory",
+        run=memory,
+        measures=(
+            Measure(
+                "pss",
+                "memory (PSS) after one short chat, a ceiling of 8,192 tokens",
+                "MiB",
+                (Bound("<=", 0.6, LLAMA), Bound("<=", 0.6, XLLAMACPP)),
+            ),
+            Measure("anonymous", "that without mapped files", "MiB"),
+        ),
+        systems=PEERS,
+        fresh=True,
+    ),
+    Scenario(
+        name="overhead",
+        run=overhead,
+        measures=(
+            Measure("us_1", "Python's processor time by token, 1 stream", "µs"),
+            Measure("us_8", "the same, 8 streams", "µs"),
+            Measure("us_32", "the same, 32 streams", "µs"),
+            Measure("growth", "the greater of the last two by the first", "", (Bound("<=", 1.0),)),
+        ),
+        systems=(LOCALLLM,),
+        n_parallel=32,
+        fresh=True,
+    ),
+)
+
+BASICS = (
+    Scenario(
+        name="second turn",
+        run=second_turn,
+        measures=(
+            Measure(
+                "first",
+                "first token of turn 2 after an 800-word system prompt",
+                "s",
+                (Bound("<=", 1.0, LLAMA),),
+            ),
+        ),
+        systems=(LOCALLLM, LLAMA),
+    ),
+    Scenario(
+        name="cancel",
+        run=cancel,
+        measures=(
+            Measure(
+                "ended", "cancel in the middle of a 1,000-token prefill, until it has ended", "s", (Bound("<=", 0.5),)
+            ),
+        ),
+        systems=(LOCALLLM,),
+    ),
+    Scenario(
+        name="loop lag",
+        run=loop_lag,
+        measures=(
+            Measure(
+                "lag",
+                "p99 lag of an asyncio loop beside a streaming model, less that beside one in another process",
+                "ms",
+                (Bound("<=", 10.0),),
+            ),
+        ),
+        systems=(LOCALLLM,),
+        warm_up=False,  # it loads the model anew
+    ),
+    Scenario(
+        name="import",
+        run=import_time,
+        measures=(Measure("import", "`import localllm` over an empty start", "ms", (Bound("<=", 60.0),)),),
+        systems=(LOCALLLM,),
+    ),
+)
+
+SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS)

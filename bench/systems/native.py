@@ -1,0 +1,33 @@
+"""What the systems over llama-cpp-python's bindings share."""
+
+from __future__ import annotations
+
+
+def can_repack() -> bool:
+    """Whether weights may be repacked for this processor; see the function of this name in localllm's bindings.
+
+    Written again here because a peer's process does not load localllm, whose memory would count as the peer's.
+    """
+    from llama_cpp import llama_cpp as native
+
+    info: bytes = native.llama_print_system_info()
+    return b"AMX_INT8 = 1" not in info
+
+
+def about_bindings() -> str:
+    """Return a sentence on the build of llama.cpp that llama-cpp-python brings."""
+    import llama_cpp
+
+    features = features_of(llama_cpp.llama_cpp.llama_print_system_info().decode())
+    repacked = (
+        "weights repacked where llama.cpp wants it"
+        if can_repack()
+        else "weights not repacked, without which it crashes on a processor with AMX"
+    )
+    return f"llama-cpp-python {llama_cpp.__version__} was built for {features}; {repacked}."
+
+
+def features_of(system_info: str) -> str:
+    """Return what llama.cpp's line on itself says it uses."""
+    parts = [part.rpartition(":")[2].partition("=") for part in system_info.split("|")]
+    return ", ".join(name.strip() for name, _, value in parts if value.strip() == "1")

@@ -1,0 +1,60 @@
+"""localllm, as an application uses it: a session for each conversation, history and all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, cast
+
+from attrs import evolve
+
+from bench.systems.base import NEVER_END, Answer, OnPiece, Recorder, Setup, System, Turn, go_on
+from bench.systems.native import about_bindings
+from localllm import ChatSession, Message, Model, ModelConfig, ModelManager
+
+
+class LocalLLM(System):
+    """localllm with its defaults."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._models = ModelManager(isolation="thread")
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, loaded when first asked for: some scenarios need none."""
+        setup = self.setup
+        config = ModelConfig(threads=setup.threads, n_ctx=setup.n_ctx, n_parallel=setup.n_parallel)
+        return self._models.load(setup.path, config=config)
+
+    def answer(
+        self, turns: Sequence[Turn], max_tokens: int, *, on_piece: OnPiece = go_on, endless: bool = False
+    ) -> Answer:
+        """Answer with a session; its reply comes back as a message that knows its tokens."""
+        *history, last = map(_message, turns)
+        chat = ChatSession(self.model, history=history)
+        recorder = Recorder(on_piece)
+        with chat.stream(last, temperature=0, max_tokens=max_tokens, logit_bias=NEVER_END if endless else {}) as stream:
+            for chunk in stream:
+                if not recorder.add(chunk.text):
+                    break
+        reply = stream.reply
+        return evolve(
+            recorder.answer(reply.usage.completion_tokens, reply.message),
+            prompt_tokens=reply.usage.prompt_tokens,
+            cached_tokens=reply.usage.cached_tokens,
+        )
+
+    def about(self) -> list[str]:
+        """Return how llama.cpp was built."""
+        return [about_bindings()]
+
+    def close(self) -> None:
+        """Close the manager."""
+        self._models.close()
+
+
+def _message(turn: Turn) -> Message:
+    if isinstance(turn.origin, Message):
+        return turn.origin
+    return Message(cast("Literal['system', 'user', 'assistant']", turn.role), turn.text)
