@@ -22,7 +22,8 @@ def report(results: list[Result], systems: tuple[str, ...], rounds: int, threads
     remarks = "\n".join(f"- {note}" for note in notes(results))
     return (
         f"{machine_line()}, {threads} threads; SmolLM2-135M-Instruct Q4_1. Medians of {rounds} rounds, the systems "
-        "taking turns in each, every system in a process of its own. Each has a context of 8,192 tokens and 8 parallel chats (32 in `overhead`), answers greedily, and has its own defaults otherwise. "
+        "taking turns in each, every system in a process of its own. Each has a context of 8,192 tokens and 8 parallel "
+        "chats (32 in `overhead`), answers greedily, and has its own defaults otherwise. "
         f"\"By\" is localllm's figure by the other's.\n\n{markdown(results, (LOCALLLM, *shown))}\n\n{remarks}\n"
     )
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from localllm import InvalidOptionError, ModelConfig, ModelManager
+from localllm import ChatSession, InvalidOptionError, ModelConfig, ModelManager
 from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
 from localllm.backends.llamacpp.hardware import Machine, free_bytes, physical_cores
 from localllm.backends.llamacpp.token_model import Compute
@@ -106,3 +106,21 @@ def test_the_real_model_is_loaded_with_them() -> None:
     assert physical_cores() >= 1
     free = free_bytes()
     assert free is None or free > 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(n_batch=1, n_parallel=1),
+        ModelConfig(n_batch=2, n_parallel=2, cache_ram_bytes=0),
+        ModelConfig(n_parallel=255, n_ctx=64),
+        ModelConfig(kv_type="q8_0", n_ctx=300),
+        ModelConfig(kv_type="f32", n_ctx=100),
+    ],
+    ids=str,
+)
+def test_extreme_settings_answer_or_refuse_and_never_end_the_process(config: ModelConfig) -> None:
+    """llama.cpp asserts how some of them stand to each other."""
+    with ModelManager(isolation="thread") as models:
+        chat = ChatSession(models.load("smollm2-135m", config=config))
+        assert chat.send("Hi.", max_tokens=4, temperature=0).usage.completion_tokens

@@ -253,13 +253,15 @@ class Lane:
     def _end_preloads(self) -> int:
         """End the preloads that are read to their end; how many."""
         preloads = [request for request in self.requests.values() if request.sequence.preload]
-        read = [request for request in preloads if request.sequence.held and not request.sequence.pending]
+        read = [request for request in preloads if request.sequence.held is not None and not request.sequence.pending]
         for request in read:
             self.finish(request, "length")
         return len(read)
 
     def _end_unservable(self) -> int:
         """End the requests for which there is no memory; how many."""
+        if not self.scheduler.unservable:
+            return 0
         sequences, n_cells = list(self.scheduler.unservable), self.scheduler.cache.table.n_cells
         self.scheduler.unservable.clear()
         for sequence in sequences:

@@ -148,7 +148,9 @@ class Scheduler:
         readers = [s for s in self.running if s.unread and not s.loads and s.leader is None and not s.preload]
         if not readers:
             readers = [s for s in self.running if s.unread and not s.loads and s.leader is None][:1]
-        budget = self.budget.prefill_tokens(decoding) if readers else 0
+        if not readers:
+            return []
+        budget = self.budget.prefill_tokens(decoding)
         portions: list[tuple[Sequence, int]] = []
         for count, sequence in zip(range(len(readers), 0, -1), sorted(readers, key=_unread), strict=True):
             size = min(budget // count, sequence.unread)
@@ -253,14 +255,16 @@ class Scheduler:
         Without host memory idle sequences stay in the context, so that they count, too.
         """
         table = self.cache.table
-        keeps_idle = not self.cache.host.limit_bytes
-        kept = table.needed_by(held for held in table.held.values() if held.busy or keeps_idle)
         ahead = sum(
             sequence.pending - sequence.shared + min(sequence.max_new - sequence.generated, LOOKAHEAD)
             for sequence in self.running
         )
-        wanted = kept + ahead + self._head_cells
         self.wanted_cells = table.n_cells
+        if table.used + ahead + self._head_cells <= table.n_cells:
+            return
+        keeps_idle = not self.cache.host.limit_bytes
+        kept = table.needed_by(held for held in table.held.values() if held.busy or keeps_idle)
+        wanted = kept + ahead + self._head_cells
         while self.wanted_cells < min(wanted, self.ceiling):
             self.wanted_cells = min(2 * self.wanted_cells, self.ceiling)
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Literal
 
 from attrs import frozen
 
@@ -262,11 +262,56 @@ class NativeModel:
         return token if 0 <= token < self.n_vocab else None
 
 
-_C = TypeVar("_C", ctypes.c_int32, ctypes.c_int8)
+class _Rows:
+    """A batch for llama.cpp, over arrays that are filled a column at a time: one call each, not one a token.
 
+    Args:
+        lib: The library.
+        size: Tokens that it may hold.
+    """
 
-def _array_at(kind: type[_C], size: int, pointer: ctypes._Pointer[_C]) -> ctypes.Array[_C]:
-    return (kind * size).from_address(ctypes.addressof(pointer.contents))
+    def __init__(self, lib: ModuleType, size: int) -> None:
+        self._tokens = (ctypes.c_int32 * size)()
+        self._positions = (ctypes.c_int32 * size)()
+        self._seq_ids = (ctypes.c_int32 * size)()
+        self._outputs = (ctypes.c_int8 * size)()
+        self._counts = (ctypes.c_int32 * size)(*[1] * size)  # each token is in one sequence
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        start, width = ctypes.addressof(self._seq_ids), ctypes.sizeof(ctypes.c_int32)
+        self._pointers = (pointer * size)(*(ctypes.cast(start + width * row, pointer) for row in range(size)))
+        self._batch = lib.llama_batch(
+            n_tokens=0,
+            token=self._tokens,
+            embd=None,
+            pos=self._positions,
+            n_seq_id=self._counts,
+            seq_id=self._pointers,
+            logits=self._outputs,
+        )
+
+    def fill(self, works: Sequence[Work]) -> tuple[list[int], ctypes.Structure]:
+        """Return where each work's logits will be, or -1, and the batch."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        seq_ids: list[int] = []
+        rows = []
+        for work in works:
+            size = len(work.tokens)
+            tokens += work.tokens
+            positions += range(work.start, work.start + size)
+            seq_ids += (work.seq_id,) * size
+            rows.append(len(tokens) - 1 if work.sample else -1)
+        count = len(tokens)
+        outputs = [0] * count
+        for row in rows:
+            if row >= 0:
+                outputs[row] = 1
+        self._tokens[:count] = [*tokens]
+        self._positions[:count] = [*positions]
+        self._seq_ids[:count] = [*seq_ids]
+        self._outputs[:count] = [*outputs]
+        self._batch.n_tokens = count
+        return rows, self._batch
 
 
 class NativeContext:
@@ -287,7 +332,7 @@ class NativeContext:
         native.n_batch = params.n_batch
         native.n_ubatch = params.n_batch
         native.n_seq_max = params.n_sequences
-        native.n_outputs_max = min(max(params.n_outputs, params.n_sequences), params.n_batch)  # llama.cpp asserts it
+        native.n_outputs_max = max(params.n_outputs, params.n_sequences)  # else an assert of llama.cpp ends the process
         native.n_threads = native.n_threads_batch = params.threads
         native.type_k = native.type_v = _KV_TYPES[params.kv_type]
         native.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
@@ -305,31 +350,12 @@ class NativeContext:
         self.n_sequences: int = params.n_sequences
         self.can_copy_parts: bool = model.can_cut
         self._n_batch = params.n_batch
-        self._batch = batch = lib.llama_batch_init(params.n_batch, 0, 1)
-        size = params.n_batch
-        # the batch's arrays as ctypes arrays, whose slices are filled in one call
-        self._tokens = _array_at(ctypes.c_int32, size, batch.token)
-        self._positions = _array_at(ctypes.c_int32, size, batch.pos)
-        self._outputs = _array_at(ctypes.c_int8, size, batch.logits)
-        for row in range(size):
-            batch.n_seq_id[row] = 1
+        self._rows = _Rows(lib, params.n_batch)
 
     def decode(self, works: Sequence[Work]) -> list[int]:
         """Compute a batch; see `TokenContext.decode`."""
-        batch, row = self._batch, 0
-        outputs: list[int] = []
-        for work in works:
-            end = row + len(work.tokens)
-            self._tokens[row:end] = list(work.tokens)
-            self._positions[row:end] = list(range(work.start, work.start + len(work.tokens)))
-            self._outputs[row:end] = [0] * len(work.tokens)
-            for index in range(row, end):
-                batch.seq_id[index][0] = work.seq_id
-            if work.sample:
-                self._outputs[end - 1] = 1
-            outputs.append(end - 1 if work.sample else -1)
-            row = end
-        batch.n_tokens = row
+        outputs, batch = self._rows.fill(works)
+        row = batch.n_tokens
         status = self._lib.llama_decode(self._handle, batch)
         if status == 1:
             raise NoRoomError(f"the KV cache has no room for {row} tokens")
@@ -366,6 +392,5 @@ class NativeContext:
     def close(self) -> None:
         """Free it; a second call does nothing."""
         if self._handle:
-            self._lib.llama_batch_free(self._batch)
             self._lib.llama_free(self._handle)
             self._handle = None
