@@ -20,6 +20,8 @@ from starlette.applications import Starlette
 from localllm import AsyncModelManager, BackendError, FakeBackend, FakeReply
 
 ROOT = Path(__file__).parent.parent
+CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BATCH_BLOCKS = CODE.findall((ROOT / "docs" / "batch.md").read_text())
 README_BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -40,7 +42,17 @@ def run(*arguments: str | Path) -> str:
 
 def test_every_example_is_run() -> None:
     """A new example needs a test here."""
-    known = {"quickstart", "async_chat", "sse_endpoint", "test_your_app", "demo", "custom_backend"}
+    known = {
+        "quickstart",
+        "async_chat",
+        "sse_endpoint",
+        "test_your_app",
+        "demo",
+        "custom_backend",
+        "batch_job",
+        "pull_and_chat",
+        "survives_a_crash",
+    }
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} <= known
 
 
@@ -50,6 +62,13 @@ def test_quickstart_streams_and_counts() -> None:
     figures = re.search(r"first token after [\d.]+ s, (\d+) of (\d+) prompt tokens cached", out)
     assert figures is not None, out
     assert int(figures[1]) > 30
+
+
+def test_an_answer_survives_a_crash() -> None:
+    """It kills its own worker in the middle, and the answer goes on as if nothing had happened."""
+    out = run("examples/survives_a_crash.py")
+    assert re.search(r"\[process \d+ is dead\] \S", out), out
+    assert "restarts: 1; the answer is the same as the undisturbed one" in out
 
 
 def test_two_async_chats_both_end() -> None:
@@ -67,6 +86,27 @@ def test_the_demo_shows_its_figures() -> None:
     (*_, first_cached), (*_, prompt, cached) = figures
     assert int(first_cached) == 0
     assert int(cached) > int(prompt) / 2
+
+
+def test_a_job_goes_on_where_it_was(tmp_path: Path) -> None:
+    """A line for each key, and the second run asks for nothing but the line that was lost."""
+    answers = tmp_path / "answers.jsonl"
+    assert "6 done, 0 failed" in run("examples/batch_job.py", answers)
+    lines = answers.read_text().splitlines(keepends=True)
+    assert {json.loads(line)["key"] for line in lines} == {"rain", "wind", "snow", "fog", "hail", "dew"}
+    answers.write_text("".join(lines[1:]))
+    out = run("examples/batch_job.py", answers)
+    assert "1 done, 0 failed" in out
+    assert "5 were there before" in out
+    assert len(answers.read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("number", range(len(BATCH_BLOCKS)))
+def test_the_code_in_docs_batch_runs(number: int, tmp_path: Path) -> None:
+    """Each block of docs/batch.md is whole, and does what the page says, on the real model."""
+    block = tmp_path / "block.py"
+    block.write_text(BATCH_BLOCKS[number])
+    assert run(block).strip()
 
 
 def test_your_app_tests_pass() -> None:

@@ -133,7 +133,7 @@ def test_a_module_that_fails_to_import_is_the_cause(monkeypatch: pytest.MonkeyPa
     (tmp_path / "broken_backend.py").write_text("raise RuntimeError('no GPU')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match="RuntimeError: no GPU") as caught:
-        ModelManager("broken_backend:Backend")
+        ModelManager("broken_backend:Backend", isolation="thread")
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
@@ -142,10 +142,10 @@ def test_a_backend_that_cannot_be_made_is_unavailable() -> None:
     with pytest.raises(
         BackendUnavailableError, match=r"cannot be made without arguments .* pass an instance"
     ) as caught:
-        ModelManager("tests.test_manager:NeedsArguments").load("x")
+        ModelManager("tests.test_manager:NeedsArguments", isolation="thread").load("x")
     assert isinstance(caught.value.__cause__, TypeError)
     with pytest.raises(BackendUnavailableError, match="install it"):
-        ModelManager("tests.test_manager:Unavailable").load("x")
+        ModelManager("tests.test_manager:Unavailable", isolation="thread").load("x")
 
 
 def test_llama_cpp_is_the_default(tmp_path: Path) -> None:
@@ -159,14 +159,13 @@ def test_llama_cpp_is_the_default(tmp_path: Path) -> None:
     ("backend", "isolation", "says"),
     [
         (FakeBackend([]), "process", r"an instance of a backend cannot run in a process .* import path"),
-        (None, "process", "isolation='process' is not available in this version"),
-        ("tests.by_hand:HandBackend", "process", "not available in this version"),
-        (None, "fiber", "isolation must be 'thread' or None; got 'fiber'"),
+        ("__main__:Backend", "process", "a worker does not run your program"),
+        (None, "fiber", "isolation must be 'process', 'thread' or None; got 'fiber'"),
     ],
     ids=str,
 )
 def test_where_a_backend_runs(backend: Backend | str | None, isolation: str, says: str) -> None:
-    """A process is refused: to an instance for good, to names for now."""
+    """A process is refused to an instance, and to what only this program has."""
     with pytest.raises(InvalidOptionError, match=says):
         ModelManager(backend, isolation=cast("None", isolation))
 
@@ -363,7 +362,7 @@ def test_the_backend_is_made_once() -> None:
     vars(module)["Counting"] = Counting
     sys.modules["counting_backend"] = module
     try:
-        with ModelManager("counting_backend:Counting") as models:
+        with ModelManager("counting_backend:Counting", isolation="thread") as models:
             assert made == []
             models.load("x")
             models.load("x")

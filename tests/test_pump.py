@@ -50,6 +50,26 @@ def test_an_event_that_comes_at_any_moment_ends_the_wait(
     assert got == ["x"]
 
 
+@pytest.mark.parametrize("kind", [ThreadPump, LoopPump])
+def test_a_wait_may_end_by_itself(kind: type[ThreadPump] | type[LoopPump]) -> None:
+    """After the seconds that are asked for before each wait, though nobody wakes the consumer."""
+    pump = kind()
+    left: list[str | Literal[Pending.PENDING]] = [PENDING, PENDING, PENDING, PENDING, "x"]
+    delays = [0.0, 0.001]
+
+    def step() -> str | Literal[Pending.PENDING]:
+        return left.pop(0)
+
+    def again_in_s() -> float:
+        return delays.pop(0)
+
+    if isinstance(pump, ThreadPump):
+        assert pump.run(step, again_in_s) == "x"
+    else:
+        assert asyncio.run(asyncio.wait_for(pump.run(step, again_in_s), 15)) == "x"
+    assert delays == []
+
+
 def test_all_sleepers_are_woken() -> None:
     """Several threads may wait for one turn: one for a chunk, another for the reply."""
     pump = ThreadPump()

@@ -14,6 +14,7 @@ Where things are, from what a user holds down to the values (imports go only dow
 
     session, manager, model, stream      chats, loading, the handle of a model, replies as they are made
     aio                                  the same for asyncio
+    batch, batch_results                 many prompts through one model
     conversation, turn, mailbox, pump    what both kinds share: a session's state, a reply on its way, how one waits
     backends                             `base` is the port; the adapters: llamacpp, and fake for tests
     chat, models                         history and chat templates; model files and references
@@ -39,37 +40,76 @@ if TYPE_CHECKING:
         LoadProgress,
         ModelSpec,
         ProgressCallback,
+        ResumePoint,
         Sink,
     )
     from localllm.backends.fake import FakeBackend, FakeReply
+    from localllm.backends.worker.info import WorkerInfo
+    from localllm.batch import BatchItem, BatchProgress, BatchResult
     from localllm.engine.stats import ModelStats
     from localllm.errors import (
+        AccessDeniedError,
         BackendError,
         BackendUnavailableError,
+        ChecksumError,
         ClosedError,
         ConformanceError,
+        ConnectionLostError,
         ContextOverflowError,
+        DiskFullError,
+        DownloadCancelledError,
+        DownloadError,
+        DownloadStalledError,
+        FirstTokenTimeoutError,
+        ForkedError,
         GenerationError,
         GenerationTimeoutError,
         InvalidModelFileError,
         InvalidOptionError,
         InvalidPromptError,
         LoadCancelledError,
+        LoadTimeoutError,
         LocalLLMError,
         ModelLoadError,
         ModelNotFoundError,
+        OfflineError,
         PromptTypeError,
         QueueFullError,
+        RateLimitedError,
+        ReplyTimeoutError,
         ScriptError,
+        ServerError,
         SessionBusyError,
+        StoreError,
         StreamConsumedError,
         TemplateError,
+        TokenTimeoutError,
         UnknownOptionError,
+        UnsafeNameError,
+        WorkerCrashedError,
+        WorkerFrozenError,
+        WorkerMemoryError,
+        WorkerProtocolError,
+        WorkerStartError,
+        WorkerStartTimeoutError,
+        WrongLengthError,
+        WrongRangeError,
     )
     from localllm.manager import ModelManager
     from localllm.model import Model
+    from localllm.models.cancel import Cancellation
     from localllm.models.info import ModelInfo
-    from localllm.options import GenerationOptions, ModelConfig, RequestOptions
+    from localllm.models.network import Network
+    from localllm.models.progress import PullProgress
+    from localllm.models.retry import RetryPolicy
+    from localllm.models.store import ModelStore
+    from localllm.models.stored import FileCheck, StoredFile, StoredModel, Verification
+    from localllm.options import (
+        GenerationOptions,
+        ModelConfig,
+        RequestOptions,
+        Timeouts,
+    )
     from localllm.session import ChatSession
     from localllm.stream import ChatStream
     from localllm.types import (
@@ -94,6 +134,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AccessDeniedError",
     "AsyncChatSession",
     "AsyncChatStream",
     "AsyncModel",
@@ -102,14 +143,27 @@ __all__ = [
     "BackendError",
     "BackendEvent",
     "BackendUnavailableError",
+    "BatchItem",
+    "BatchProgress",
+    "BatchResult",
+    "Cancellation",
     "ChatSession",
     "ChatStream",
+    "ChecksumError",
     "ClosedError",
     "ConformanceError",
+    "ConnectionLostError",
     "ContextOverflowError",
+    "DiskFullError",
+    "DownloadCancelledError",
+    "DownloadError",
+    "DownloadStalledError",
     "FakeBackend",
     "FakeReply",
+    "FileCheck",
     "FinishReason",
+    "FirstTokenTimeoutError",
+    "ForkedError",
     "GenerateHandle",
     "GenerateRequest",
     "GenerationEnded",
@@ -122,6 +176,7 @@ __all__ = [
     "JsonValue",
     "LoadCancelledError",
     "LoadProgress",
+    "LoadTimeoutError",
     "LoadedModel",
     "LocalLLMError",
     "Message",
@@ -133,30 +188,55 @@ __all__ = [
     "ModelNotFoundError",
     "ModelSpec",
     "ModelStats",
+    "ModelStore",
+    "Network",
+    "OfflineError",
     "ProgressCallback",
     "Prompt",
     "PromptProgress",
     "PromptTypeError",
+    "PullProgress",
     "QueueFullError",
+    "RateLimitedError",
     "RenderedPrompt",
     "Reply",
     "ReplyEnded",
+    "ReplyTimeoutError",
     "RequestOptions",
+    "ResumePoint",
+    "RetryPolicy",
     "Role",
     "ScriptError",
     "Segment",
+    "ServerError",
     "SessionBusyError",
     "Sink",
+    "StoreError",
+    "StoredFile",
+    "StoredModel",
     "StreamChunk",
     "StreamConsumedError",
     "StreamEvent",
     "TemplateError",
     "TextDelta",
+    "Timeouts",
     "Timings",
     "TokenIds",
+    "TokenTimeoutError",
     "ToolCall",
     "UnknownOptionError",
+    "UnsafeNameError",
     "Usage",
+    "Verification",
+    "WorkerCrashedError",
+    "WorkerFrozenError",
+    "WorkerInfo",
+    "WorkerMemoryError",
+    "WorkerProtocolError",
+    "WorkerStartError",
+    "WorkerStartTimeoutError",
+    "WrongLengthError",
+    "WrongRangeError",
     "__version__",
 ]
 
@@ -164,25 +244,38 @@ _NAMES_OF = {
     "localllm._json": "JsonValue",
     "localllm.aio": "AsyncChatSession AsyncChatStream AsyncModel AsyncModelManager",
     "localllm.backends.base": (
-        "Backend GenerateHandle GenerateRequest LoadProgress LoadedModel ModelSpec ProgressCallback Sink"
+        "Backend GenerateHandle GenerateRequest LoadProgress LoadedModel ModelSpec ProgressCallback ResumePoint Sink"
     ),
     "localllm.backends.fake": "FakeBackend FakeReply",
+    "localllm.backends.worker.info": "WorkerInfo",
+    "localllm.batch": "BatchItem BatchProgress BatchResult",
     "localllm.engine.stats": "ModelStats",
     "localllm.errors": (
-        "BackendError BackendUnavailableError ClosedError ConformanceError ContextOverflowError GenerationError "
-        "GenerationTimeoutError InvalidModelFileError InvalidOptionError InvalidPromptError LoadCancelledError "
-        "LocalLLMError ModelLoadError ModelNotFoundError PromptTypeError QueueFullError ScriptError "
-        "SessionBusyError StreamConsumedError TemplateError UnknownOptionError"
+        "AccessDeniedError BackendError BackendUnavailableError ChecksumError ClosedError ConformanceError "
+        "ConnectionLostError ContextOverflowError DiskFullError DownloadCancelledError DownloadError "
+        "DownloadStalledError FirstTokenTimeoutError ForkedError GenerationError GenerationTimeoutError "
+        "InvalidModelFileError InvalidOptionError InvalidPromptError LoadCancelledError LoadTimeoutError "
+        "LocalLLMError ModelLoadError ModelNotFoundError OfflineError PromptTypeError QueueFullError "
+        "RateLimitedError ReplyTimeoutError ScriptError ServerError SessionBusyError StoreError "
+        "StreamConsumedError TemplateError TokenTimeoutError UnknownOptionError UnsafeNameError "
+        "WorkerCrashedError WorkerFrozenError WorkerMemoryError WorkerProtocolError WorkerStartError "
+        "WorkerStartTimeoutError WrongLengthError WrongRangeError"
     ),
     "localllm.manager": "ModelManager",
     "localllm.model": "Model",
     "localllm.models.info": "ModelInfo",
-    "localllm.options": "GenerationOptions ModelConfig RequestOptions",
+    "localllm.models.cancel": "Cancellation",
+    "localllm.models.network": "Network",
+    "localllm.models.progress": "PullProgress",
+    "localllm.models.retry": "RetryPolicy",
+    "localllm.models.store": "ModelStore",
+    "localllm.models.stored": "FileCheck StoredFile StoredModel Verification",
+    "localllm.options": "GenerationOptions ModelConfig RequestOptions Timeouts",
     "localllm.session": "ChatSession",
     "localllm.stream": "ChatStream",
     "localllm.types": (
-        "BackendEvent FinishReason GenerationEnded Message Prompt PromptProgress RenderedPrompt Reply ReplyEnded "
-        "Role Segment StreamChunk StreamEvent TextDelta Timings TokenIds ToolCall Usage"
+        "BackendEvent FinishReason GenerationEnded Message Prompt PromptProgress RenderedPrompt Reply "
+        "ReplyEnded Role Segment StreamChunk StreamEvent TextDelta Timings TokenIds ToolCall Usage"
     ),
 }
 

@@ -11,15 +11,40 @@
     ├── ModelNotFoundError (FileNotFoundError)      the reference leads to no file
     ├── ModelLoadError (RuntimeError)               the model cannot be loaded
     │   ├── InvalidModelFileError (ValueError)      not a GGUF file, or a damaged or hostile one
-    │   └── LoadCancelledError                      the caller cancelled the load
+    │   ├── LoadCancelledError                      the caller cancelled the load
+    │   └── LoadTimeoutError (TimeoutError)         it took longer than `Timeouts.load_s`
+    ├── StoreError (OSError)                        the store of models cannot be read or changed
+    ├── DownloadError (OSError)                     a model cannot be fetched
+    │   ├── ConnectionLostError (ConnectionError)   no connection, or it broke as often as it was tried
+    │   ├── DownloadStalledError (TimeoutError)     the server fell silent as often as it was tried
+    │   ├── RateLimitedError                        the server asks to wait (429), longer or more often than we do
+    │   ├── ServerError                             the server fails (5xx), or breaks the rules of HTTP or of the Hub
+    │   ├── AccessDeniedError (PermissionError)     a private or gated model, and no token that opens it
+    │   ├── WrongLengthError                        more or fewer bytes than were announced
+    │   ├── WrongRangeError                         another part of the file than was asked for
+    │   ├── ChecksumError (ValueError)              the SHA-256 is not the expected one
+    │   ├── UnsafeNameError (ValueError)            a name from the network that would lead out of the store
+    │   ├── DiskFullError                           no room for the file
+    │   ├── OfflineError                            it would need the network, and that is turned off
+    │   └── DownloadCancelledError                  the caller cancelled it
     ├── BackendUnavailableError (ImportError)       the backend's package is missing or broken
+    ├── WorkerStartError (RuntimeError)             a worker process cannot be started
+    │   └── WorkerStartTimeoutError (TimeoutError)  it took longer than `Timeouts.start_s`
+    ├── WorkerCrashedError (RuntimeError)           a worker process ended; how, and its last words, are in the text
+    │   ├── WorkerFrozenError                       it gave no sign of life, and was ended
+    │   ├── WorkerMemoryError (MemoryError)         it needed more than its memory limit
+    │   └── WorkerProtocolError                     it sent what is no message, and was ended
     ├── ClosedError (RuntimeError)                  use of a manager, model or session after close()
+    │   └── ForkedError                             use of a model in a process made by fork()
     ├── SessionBusyError (RuntimeError)             one session used for two replies at once
     ├── StreamConsumedError (RuntimeError)          chunks and events of one stream asked for at once
     ├── ConformanceError (AssertionError)           a backend breaks a rule that `check_backend` holds it to
     └── GenerationError (RuntimeError)              a reply failed; `.reply` holds what there was of it
         ├── ContextOverflowError (ValueError)       the prompt is longer than the context window
         ├── GenerationTimeoutError (TimeoutError)   the reply took longer than `timeout_s`
+        │   ├── FirstTokenTimeoutError              its first token, longer than `Timeouts.first_token_s`
+        │   ├── TokenTimeoutError                   a further token, longer than `Timeouts.between_tokens_s`
+        │   └── ReplyTimeoutError                   all of it, longer than `Timeouts.reply_s`
         ├── QueueFullError                          more requests wait than `max_queue` allows
         ├── BackendError                            the backend failed in a way of its own
         └── ScriptError (AssertionError)            a FakeBackend was asked for more than its script holds
@@ -85,12 +110,124 @@ class LoadCancelledError(ModelLoadError):
     """The caller's progress function, or the caller's task, cancelled the load."""
 
 
+class StoreError(LocalLLMError, OSError):
+    """The store of models cannot be read or changed, or what is to be removed belongs to another program."""
+
+
+class DownloadError(LocalLLMError, OSError):
+    """A model cannot be fetched. What had come of it is kept, and the next try goes on from there."""
+
+
+class ConnectionLostError(DownloadError, ConnectionError):
+    """There is no connection to the server, or it broke as often as it was tried."""
+
+
+class DownloadStalledError(DownloadError, TimeoutError):
+    """The server sent nothing for too long, as often as it was tried."""
+
+
+class RateLimitedError(DownloadError):
+    """The server asks to wait (429), longer or more often than we do."""
+
+
+class ServerError(DownloadError):
+    """The server fails (5xx), or its answer breaks the rules of HTTP or of the Hub."""
+
+
+class AccessDeniedError(DownloadError, PermissionError):
+    """The model is private or gated, and there is no token that opens it."""
+
+
+class WrongLengthError(DownloadError):
+    """The server sends more or fewer bytes than were announced."""
+
+
+class WrongRangeError(DownloadError):
+    """The server sends another part of the file than was asked for."""
+
+
+class ChecksumError(DownloadError, ValueError):
+    """The file's SHA-256 is not the expected one; what was fetched is thrown away."""
+
+
+class UnsafeNameError(DownloadError, ValueError):
+    """A name that came from the network would lead out of the store, or means something else to the system."""
+
+
+class DiskFullError(DownloadError):
+    """There is no room for the file."""
+
+
+class OfflineError(DownloadError):
+    """This would need the network, and offline mode is on."""
+
+
+class DownloadCancelledError(DownloadError):
+    """The caller cancelled the download; what had come is kept."""
+
+
+class LoadTimeoutError(ModelLoadError, TimeoutError):
+    """A load took longer than `Timeouts.load_s`; its worker was ended."""
+
+
 class BackendUnavailableError(LocalLLMError, ImportError):
     """A backend's package is not installed or does not import; the message has the command."""
 
 
+class WorkerStartError(LocalLLMError, RuntimeError):
+    """A worker process cannot be started: no interpreter, a frozen application, or another version of localllm."""
+
+
+class WorkerStartTimeoutError(WorkerStartError, TimeoutError):
+    """A worker process was not ready within `Timeouts.start_s`; it was ended."""
+
+
+class WorkerCrashedError(LocalLLMError, RuntimeError):
+    """A worker process ended on its own, or had to be ended. The text names the signal, such as SIGSEGV.
+
+    The model is loaded again, in a new worker, when it is next used.
+
+    Args:
+        message: What happened.
+        exit_code: The exit code, or minus the number of the signal; None where the system does not tell.
+        signal_name: The signal's name, such as "SIGSEGV"; empty if there was none.
+        stderr: The last lines that the worker wrote to its stderr, the oldest first.
+        reply: The partial reply, if any.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exit_code: int | None = None,
+        signal_name: str = "",
+        stderr: tuple[str, ...] = (),
+        reply: Reply | None = None,
+    ) -> None:
+        super().__init__(message, reply=reply)
+        self.exit_code = exit_code
+        self.signal_name = signal_name
+        self.stderr = stderr
+
+
+class WorkerFrozenError(WorkerCrashedError):
+    """A worker gave no sign of life for `Timeouts.heartbeat_s` and did not compute either; it was ended."""
+
+
+class WorkerMemoryError(WorkerCrashedError, MemoryError):
+    """A worker needed more memory than `memory_limit_bytes` allows."""
+
+
+class WorkerProtocolError(WorkerCrashedError):
+    """A worker sent what is no message, or closed its pipe; it was ended."""
+
+
 class ClosedError(LocalLLMError, RuntimeError):
     """A manager, a model or a session was used after it was closed."""
+
+
+class ForkedError(ClosedError):
+    """A model whose worker belongs to another process was used after a fork(); load it in this one."""
 
 
 class SessionBusyError(LocalLLMError, RuntimeError):
@@ -129,6 +266,18 @@ class ContextOverflowError(GenerationError, ValueError):
 
 class GenerationTimeoutError(GenerationError, TimeoutError):
     """The reply took longer than `timeout_s`; `reply` holds what was made until then."""
+
+
+class FirstTokenTimeoutError(GenerationTimeoutError):
+    """No token came within `Timeouts.first_token_s`."""
+
+
+class TokenTimeoutError(GenerationTimeoutError):
+    """No further token came within `Timeouts.between_tokens_s`."""
+
+
+class ReplyTimeoutError(GenerationTimeoutError):
+    """The whole reply took longer than `Timeouts.reply_s`."""
 
 
 class QueueFullError(GenerationError):

@@ -7,17 +7,22 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from threading import Lock
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from localllm.backends.base import Backend, LoadedModel, LoadProgress, ModelSpec, ProgressCallback
-from localllm.backends.lookup import LLAMA_CPP, backend_maker
+from localllm.backends.lookup import LLAMA_CPP, OnCrash, backend_maker, in_workers, workers_of
 from localllm.errors import ClosedError, InvalidOptionError, LoadCancelledError, LocalLLMError, ModelLoadError
 from localllm.model import Model as Model
 from localllm.models.refs import resolve
-from localllm.options import ModelConfig
+from localllm.options import ModelConfig, Timeouts
+
+if TYPE_CHECKING:  # loaded only where a model runs in a process of its own
+    from localllm.backends.worker.info import WorkerInfo
 
 Isolation = Literal["process", "thread"]
 """Where a backend runs."""
+
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 class ModelManager:
@@ -26,29 +31,54 @@ class ModelManager:
     Args:
         backend: None or "llama.cpp"; "package.module:Class" for another one; or an instance, which stays the caller's:
             closing the manager closes the models that it loaded and not the backend.
-        isolation: "thread" runs the backend in this process, and so does None. "process" is not available in this
-            version.
+        isolation: "process" runs each model in a process of its own, which may crash without harm; "thread" runs it in
+            this one. None is "process" for a backend that is named, and "thread" for an instance.
+        on_crash: What becomes of the replies that a crash of such a process interrupts: "raise" ends them with
+            WorkerCrashedError, "resume" goes on with them in a new process, where they were broken off.
+        timeouts: How long a model in a process of its own may take for what.
+        memory_limit_bytes: Memory that such a process may have, mapped weights not counted; on Linux only.
+        interpreter: The Python that runs such a process; None is the one that runs this. For frozen applications.
 
     Raises:
-        InvalidOptionError: No such backend, or no such isolation for it.
-        BackendUnavailableError: The backend's module does not import.
+        InvalidOptionError: No such backend, no such isolation for it, or an option out of range.
+        BackendUnavailableError: The backend's module does not import. In a process of its own that is found out by the
+            first load, unless there is no such module.
     """
 
-    def __init__(self, backend: Backend | str | None = None, *, isolation: Isolation | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend | str | None = None,
+        *,
+        isolation: Isolation | None = None,
+        on_crash: OnCrash = "raise",
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        memory_limit_bytes: int | None = None,
+        interpreter: str | os.PathLike[str] | None = None,
+    ) -> None:
         _check_isolation(isolation, backend)
+        _check_worker_options(on_crash, timeouts)
         if isinstance(backend, Backend):
             self._make = _constant(backend)
-        elif backend is None or isinstance(backend, str):
-            self._make = backend_maker(LLAMA_CPP if backend is None else backend)
-        else:
+        elif backend is not None and not isinstance(backend, str):
             raise InvalidOptionError(
                 f"backend must be a Backend, the name of one, or None for {LLAMA_CPP}; got {backend!r:.80}"
+            )
+        elif isolation == "thread":
+            self._make = backend_maker(backend or LLAMA_CPP)
+        else:
+            self._make = in_workers(
+                LLAMA_CPP if backend is None else backend,
+                on_crash=on_crash,
+                timeouts=timeouts,
+                memory_limit_bytes=memory_limit_bytes,
+                interpreter=None if interpreter is None else os.fspath(interpreter),
             )
         self._owns_backend = not isinstance(backend, Backend)
         self._backend: Backend | None = None  # made by the first load
         self._models: list[Model] = []
         self._closed = False
-        self._lock = Lock()  # guards what is above; not held while anything is loaded or closed
+        self._lock = Lock()  # guards what is above; not held while anything is made, loaded or closed
+        self._making = Lock()  # held while the backend is made, so that it is made once
 
     def load(
         self,
@@ -73,6 +103,8 @@ class ModelManager:
             ModelLoadError: The model cannot be loaded; InvalidModelFileError if the file is damaged,
                 LoadCancelledError if `on_progress` returned False.
             BackendUnavailableError: A package of the backend is missing.
+            WorkerStartError: The model's process cannot be started.
+            WorkerCrashedError: It ended.
             InvalidOptionError: An argument of the wrong type.
             ClosedError: The manager is closed.
         """
@@ -96,6 +128,12 @@ class ModelManager:
         self._check_open(None)
         raise watch.failure or LoadCancelledError(f"loading {spec.ref!r} was cancelled by on_progress")
 
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return what there is to see of the processes that models run in; none for models in this process."""
+        with self._lock:
+            backend = self._backend
+        return workers_of(backend)
+
     def close(self) -> None:
         """Close all models and the backend, and end running loads; waits for the models. May be called twice."""
         with self._lock:
@@ -116,11 +154,19 @@ class ModelManager:
         self.close()
 
     def _open(self) -> Backend:
-        with self._lock:
-            self._check_open(None)
-            if self._backend is None:
-                self._backend = self._make()
-            return self._backend
+        with self._making:
+            with self._lock:
+                self._check_open(None)
+                made = self._backend
+            if made is not None:
+                return made
+            backend = self._make()
+            with self._lock:
+                self._backend, closed = backend, self._closed
+        if closed and self._owns_backend:
+            backend.close()
+        self._check_open(None)
+        return backend
 
     def _check_open(self, cause: BaseException | None) -> None:
         if self._closed:
@@ -178,6 +224,13 @@ def _spec(backend: Backend, ref: str | os.PathLike[str], config: ModelConfig | N
     return ModelSpec(ref=os.fspath(ref), path=path, config=config or ModelConfig())
 
 
+def _check_worker_options(on_crash: object, timeouts: object) -> None:
+    if on_crash not in ("raise", "resume"):
+        raise InvalidOptionError(f"on_crash must be 'raise' or 'resume'; got {on_crash!r:.80}")
+    if not isinstance(timeouts, Timeouts):
+        raise InvalidOptionError(f"timeouts must be a Timeouts, such as Timeouts(load_s=60); got {timeouts!r:.80}")
+
+
 def _check_isolation(isolation: Isolation | None, backend: Backend | str | None) -> None:
     match isolation:
         case None | "thread":
@@ -188,6 +241,6 @@ def _check_isolation(isolation: Isolation | None, backend: Backend | str | None)
                 "('package.module:Class') as `backend`, or leave isolation out"
             )
         case "process":
-            raise InvalidOptionError("isolation='process' is not available in this version; use 'thread' or None")
+            return
         case _:
-            raise InvalidOptionError(f"isolation must be 'thread' or None; got {isolation!r:.80}")
+            raise InvalidOptionError(f"isolation must be 'process', 'thread' or None; got {isolation!r:.80}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from attrs import define, field
 
 from localllm._json import check_text
 from localllm.backends.base import GenerateHandle, GenerateRequest, LoadedModel, Sink
+from localllm.batch import Batch, BatchCallback, BatchItems, BatchResult
+from localllm.batch_results import BatchResults, batch_of
 from localllm.chat.history import check_messages
 from localllm.engine.stats import ModelStats
 from localllm.errors import BackendError, ClosedError, InvalidOptionError, LocalLLMError
 from localllm.models.info import ModelInfo
+from localllm.options import GenerationOptions
+from localllm.pump import ThreadPump
 from localllm.types import Message, RenderedPrompt
 
 
@@ -79,6 +83,41 @@ class Model:
         """Return the figures so far; still answers after `close`."""
         return self._loaded.stats()
 
+    def generate_many(
+        self,
+        items: BatchItems,
+        *,
+        ordered: bool = False,
+        on_progress: BatchCallback | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Iterator[BatchResult]:
+        """Answer many prompts, each on its own, as many at once as the model can, and yield results as they come.
+
+        The input is pulled as prompts get their turn, in the caller's thread, so that it may be as long as one likes.
+        A prompt that cannot be used, or whose reply fails, is one result with an error. Other work of the model goes
+        on beside it; where that fills the model's queue, prompts wait for room. Leaving the loop, dropping the
+        iterator (its `close` does the same) and any exception cancel what is under way.
+
+        Args:
+            items: Prompts, or `BatchItem`s, whose keys tell which results a job has already.
+            ordered: Yield in the input's order; a long reply then holds back some that are done.
+            on_progress: Told how far it is, before each result; what it raises ends the batch.
+            options: Of every reply; see `RequestOptions`. With `timeout_s`, which counts for each reply, no prompt
+                waits in the model's queue behind others of this batch.
+
+        Returns:
+            An iterator of one result for each prompt, for one thread at a time. It raises what the input raises,
+            KeyboardInterrupt, and ClosedError if the model is closed before the input is used up.
+
+        Raises:
+            PromptTypeError: The items are one prompt, or no iterable.
+            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name.
+            ClosedError: The model is closed.
+        """
+        pump = ThreadPump()
+        batch = self._batch(items, pump.wake, ordered=ordered, on_progress=on_progress, options=options)
+        return BatchResults(items, batch, pump)
+
     def submit(self, request: GenerateRequest, sink: Sink) -> GenerateHandle:
         """Begin one request, below the level of a session; returns at once. See `localllm.Backend` for the rules.
 
@@ -112,8 +151,7 @@ class Model:
     @contextmanager
     def _asking(self, what: str) -> Iterator[LoadedModel]:
         """Yield the model if it is open; the one place where what a backend raises is made ours."""
-        if self._closed:
-            raise ClosedError(f"the model {self.info.name!r} is closed; load it again with ModelManager.load")
+        self._check_open()
         try:
             yield self._loaded
         except LocalLLMError:
@@ -121,3 +159,20 @@ class Model:
         except Exception as exc:
             backend = self.info.backend or type(self._loaded).__name__
             raise BackendError(f"the backend {backend!r} failed in {what}: {type(exc).__name__}: {exc}") from exc
+
+    def _batch(
+        self,
+        items: object,
+        wake: Callable[[], None],
+        *,
+        ordered: bool,
+        on_progress: BatchCallback | None,
+        options: Mapping[str, object],
+    ) -> Batch:
+        """Return the batch behind `generate_many`, the async twin's too."""
+        self._check_open()
+        return batch_of(items, self.submit, self.info, wake, ordered=ordered, on_progress=on_progress, options=options)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the model {self.info.name!r} is closed; load it again with ModelManager.load")

@@ -274,6 +274,35 @@ class ModelConfig:
             raise InvalidOptionError(f"chat_template must be a Jinja template or None; got {value!r:.80}")
 
 
+@frozen(kw_only=True)
+class Timeouts:
+    """How long a model in a worker process may take for each thing, in seconds; None is no limit.
+
+    Args:
+        start_s: To start the process and import the backend: WorkerStartTimeoutError.
+        load_s: To load the model: LoadTimeoutError.
+        first_token_s: From a request to its first token, or to any event while it only reads: FirstTokenTimeoutError.
+            A request that waits for others counts from the last sign of life of any of them.
+        between_tokens_s: From one token of a reply to the next: TokenTimeoutError.
+        reply_s: For a whole reply that has no `timeout_s` of its own: ReplyTimeoutError.
+        close_s: To end a request that ran out of time, to answer a question such as `tokenize` beyond the time of a
+            first token, or to close. A worker that takes longer is ended, and replaced when the model is next used.
+        heartbeat_s: Without any sign of life, before a process that does not compute either counts as frozen:
+            WorkerFrozenError.
+
+    Raises:
+        InvalidOptionError: A value of the wrong type or out of range.
+    """
+
+    start_s: float | None = field(default=60.0, validator=_number(0, above=True, none="no limit"))
+    load_s: float | None = field(default=600.0, validator=_number(0, above=True, none="no limit"))
+    first_token_s: float | None = field(default=600.0, validator=_number(0, above=True, none="no limit"))
+    between_tokens_s: float | None = field(default=120.0, validator=_number(0, above=True, none="no limit"))
+    reply_s: float | None = field(default=None, validator=_number(0, above=True, none="no limit"))
+    close_s: float = field(default=5.0, validator=_number(0, above=True))
+    heartbeat_s: float = field(default=5.0, validator=_number(0, above=True))
+
+
 OPTION_NAMES: tuple[str, ...] = tuple(attribute.name for attribute in fields(RequestOptions))
 
 

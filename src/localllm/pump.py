@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -21,6 +23,14 @@ PENDING: Final = Pending.PENDING
 
 Step: TypeAlias = Callable[[], T | Literal[Pending.PENDING]]
 """Returns what the consumer waits for, or PENDING to be called again after the next wake-up."""
+
+Delay: TypeAlias = Callable[[], float | None]
+"""Seconds from now, or None for never."""
+
+
+def never() -> None:
+    """No delay: to be woken is enough."""
+
 
 # A wait on a lock cannot be interrupted on Windows, nor elsewhere by a signal that another thread received: so it ends
 # now and then to let Ctrl-C in.
@@ -43,8 +53,12 @@ class ThreadPump:
             except IndexError:
                 return
 
-    def run(self, step: Step[T]) -> T:
+    def run(self, step: Step[T], again_in_s: Delay = never) -> T:
         """Call `step` until it gives something, and return that.
+
+        Args:
+            step: Called at once, and after each wake-up.
+            again_in_s: The seconds after which to call it without a wake-up, asked before each wait.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed during the wait.
@@ -57,5 +71,7 @@ class ThreadPump:
             self._sleepers.append(sleeper)
             if (result := step()) is not PENDING:  # it came before the sleeper was in place, so nobody wakes it
                 return result
-            while not sleeper.acquire(timeout=_SLICE_S):
+            delay_s = again_in_s()
+            until_s = math.inf if delay_s is None else time.monotonic() + delay_s
+            while (left_s := until_s - time.monotonic()) > 0 and not sleeper.acquire(timeout=min(_SLICE_S, left_s)):
                 pass

@@ -90,6 +90,11 @@ class Turn:
         """Whether the outcome is fixed."""
         return self._outcome is not None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the backend has sent its last event, so that no step waits any more; takes no lock."""
+        return self._mailbox.ended is not None
+
     def start(self, submit: Callable[[Sink], GenerateHandle], keep: Keep, timeout_s: float | None) -> None:
         """Send the request.
 
@@ -245,7 +250,7 @@ class Turn:
 
     def _failure(self, message: Message, ended: GenerationEnded) -> LocalLLMError | None:
         if ended.error is not None:
-            ended.error.reply = _reply(message, "error", ended)
+            ended.error.reply = _reply(message, ended.finish_reason, ended)
             return ended.error
         if ended.finish_reason == "timeout":
             limit = "its time limit" if self._timeout_s is None else f"timeout_s={self._timeout_s:g} seconds"

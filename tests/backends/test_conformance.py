@@ -11,10 +11,11 @@ from attrs import field, frozen
 from localllm.backends.base import Backend, GenerateRequest, LoadedModel, ModelSpec
 from localllm.backends.fake import FakeBackend, FakeReply
 from localllm.backends.llamacpp import LlamaCppBackend
+from localllm.backends.lookup import in_workers
 from localllm.backends.simple import Piece, SimpleBackend, SimpleModel
 from localllm.errors import ConformanceError
 from localllm.models.refs import resolve
-from localllm.options import ModelConfig
+from localllm.options import ModelConfig, Timeouts
 from localllm.testing import Check, backend_checks, check_backend
 from tests.backends import mutants
 from tests.backends.mutants import LONG_TEXT, MutantBackend
@@ -62,6 +63,10 @@ class Contender:
     requests: int = 1000
 
 
+def _in_workers(name: str) -> Callable[[], Backend]:
+    return lambda: in_workers(name, on_crash="raise", timeouts=Timeouts())()
+
+
 def _fake(reply: str | FakeReply) -> Callable[[], Backend]:
     return lambda: FakeBackend(itertools.repeat(reply))
 
@@ -74,6 +79,19 @@ CONTENDERS = {
     "fake": Contender(factory=_fake(LONG_TEXT), failing=_fake(_BROKEN)),
     "fake-parallel": Contender(factory=_fake(_THOUGHTFUL), failing=_fake(_CRASHING), config=ModelConfig(n_parallel=4)),
     "custom": Contender(factory=ReverseBackend, failing=BreakingBackend),
+    "worker-fake": Contender(
+        factory=_in_workers("tests.worker.scripted:SlowFake"),
+        failing=_in_workers("tests.worker.scripted:BrokenFake"),
+    ),
+    "worker-fake-parallel": Contender(
+        factory=_in_workers("tests.worker.scripted:SlowFake"),
+        failing=_in_workers("tests.worker.scripted:CrashingFake"),
+        config=ModelConfig(n_parallel=4),
+        requests=100,
+    ),
+    "worker-llama.cpp": Contender(
+        factory=_in_workers("llama.cpp"), ref=str(resolve("smollm2-135m")), config=ModelConfig(n_ctx=1024), requests=30
+    ),
     "llama.cpp": Contender(
         factory=LlamaCppBackend, ref=str(resolve("smollm2-135m")), config=ModelConfig(n_ctx=1024), requests=30
     ),

@@ -17,6 +17,9 @@ from localllm import (
     AsyncModelManager,
     Backend,
     BackendEvent,
+    BatchItem,
+    BatchProgress,
+    BatchResult,
     ChatSession,
     ChatStream,
     FakeBackend,
@@ -29,6 +32,7 @@ from localllm import (
     GenerationTimeoutError,
     LoadedModel,
     LoadProgress,
+    LocalLLMError,
     Message,
     Model,
     ModelConfig,
@@ -122,6 +126,35 @@ def model(given: Model) -> None:
     assert_type(given.stats(), ModelStats)
     with given as same:
         assert_type(same, Model)
+
+
+def batches(model: Model, rows: Iterator[str], pairs: list[BatchItem]) -> None:
+    """Any iterable of prompts; each result has a reply or an error."""
+
+    def show(progress: BatchProgress) -> None:
+        assert_type(progress.done, int)
+        assert_type(progress.total, int | None)
+        assert_type(progress.tokens_per_s, float)
+
+    assert_type(model.generate_many(["a", Message.user("b"), [Message.user("c")]]), Iterator[BatchResult])
+    for result in model.generate_many(rows, ordered=True, on_progress=show, temperature=0.2):
+        assert_type(result.key, str)
+        assert_type(result.index, int)
+        assert_type(result.reply, Reply[None] | None)
+        assert_type(result.error, LocalLLMError | None)
+    model.generate_many(pairs, on_progress=lambda progress: print(progress.failed))
+    model.generate_many(7)  # type: ignore[arg-type]
+    model.generate_many(rows, temprature=0.2)  # type: ignore[call-arg]
+    model.generate_many([{"role": "user"}])  # type: ignore[list-item]
+    BatchItem(7, "a")  # type: ignore[arg-type]
+
+
+async def async_batches(model: AsyncModel, rows: AsyncIterator[str], more: Iterator[BatchItem]) -> None:
+    """Plain and async iterables."""
+    assert_type(model.generate_many(rows, max_tokens=3), AsyncIterator[BatchResult])
+    async for result in model.generate_many(more, ordered=True):
+        assert_type(result, BatchResult)
+    model.generate_many(rows, max_tokens="3")  # type: ignore[arg-type]
 
 
 async def twins() -> None:

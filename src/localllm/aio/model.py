@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from asyncio import to_thread
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from attrs import define
 
+from localllm.aio.batch import AsyncBatchItems, AsyncBatchResults
+from localllm.aio.pump import LoopPump
+from localllm.batch import BatchCallback, BatchResult
 from localllm.engine.stats import ModelStats
 from localllm.model import Model
 from localllm.models.info import ModelInfo
+from localllm.options import GenerationOptions
 from localllm.types import Message, RenderedPrompt
 
 
@@ -50,6 +54,39 @@ class AsyncModel:
     async def stats(self) -> ModelStats:
         """Return the figures so far; still answers after `close`."""
         return await to_thread(self._sync.stats)
+
+    def generate_many(
+        self,
+        items: AsyncBatchItems,
+        *,
+        ordered: bool = False,
+        on_progress: BatchCallback | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncIterator[BatchResult]:
+        """Answer many prompts, each on its own, and yield results as they come; see `Model.generate_many`.
+
+        Leaving the loop, dropping the iterator (its `aclose` does the same) and cancelling the task cancel what is
+        under way.
+
+        Args:
+            items: Prompts, or `BatchItem`s; an async iterable, too. A plain one that is neither list nor tuple may
+                block, so it is asked on a thread, for one item at a time.
+            ordered: Yield in the input's order; a long reply then holds back some that are done.
+            on_progress: Told in the event loop how far it is, before each result; what it raises ends the batch.
+            options: Of every reply; see `RequestOptions`. With `timeout_s`, which counts for each reply, no prompt
+                waits in the model's queue behind others of this batch.
+
+        Returns:
+            An async iterator of one result for each prompt.
+
+        Raises:
+            PromptTypeError: The items are one prompt, or no iterable.
+            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name.
+            ClosedError: The model is closed.
+        """
+        pump = LoopPump()
+        batch = self._sync._batch(items, pump.wake, ordered=ordered, on_progress=on_progress, options=options)
+        return AsyncBatchResults(items, batch, pump)
 
     async def close(self) -> None:
         """End running replies as cancelled and free the model. May be called twice."""

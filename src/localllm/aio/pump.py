@@ -6,7 +6,7 @@ from asyncio import AbstractEventLoop, Future, get_running_loop, sleep
 from collections import deque
 from contextlib import suppress
 
-from localllm.pump import PENDING, Step, T
+from localllm.pump import PENDING, Delay, Step, T, never
 
 
 class LoopPump:
@@ -31,8 +31,12 @@ class LoopPump:
             with suppress(RuntimeError):  # the loop is closed, and the sleeper gone with it
                 loop.call_soon_threadsafe(_end, sleeper)
 
-    async def run(self, step: Step[T]) -> T:
+    async def run(self, step: Step[T], again_in_s: Delay = never) -> T:
         """Call `step` until it gives something, and return that.
+
+        Args:
+            step: Called at once, and after each wake-up.
+            again_in_s: The seconds after which to call it without a wake-up, asked before each wait.
 
         Raises:
             asyncio.CancelledError: The task was cancelled.
@@ -46,7 +50,13 @@ class LoopPump:
             self._sleepers.append((loop, sleeper))
             if (result := step()) is not PENDING:  # it came before the sleeper was in place, so nobody wakes it
                 return result
-            await sleeper
+            delay_s = again_in_s()
+            alarm = None if delay_s is None else loop.call_later(delay_s, _end, sleeper)
+            try:
+                await sleeper
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
 
 
 def _end(sleeper: Future[None]) -> None:

@@ -78,6 +78,20 @@ class ModelSpec:
 
 
 @frozen(kw_only=True)
+class ResumePoint:
+    """Where an earlier run of a request was broken off, by a crash of its worker.
+
+    Args:
+        token_ids: The tokens that it had generated.
+        delivered_chars: Characters of their text that were delivered, thoughts included; text that was held back is
+            not among them.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    delivered_chars: int = 0
+
+
+@frozen(kw_only=True)
 class GenerateRequest:
     """One request to a loaded model.
 
@@ -86,11 +100,14 @@ class GenerateRequest:
         options: The options, validated.
         purpose: "reply" to answer; "preload" to read the messages into the cache and generate nothing: no text, the
             finish reason "length", no completion tokens. A backend without a cache ends it at once.
+        resume: Where to go on from. Only models with `can_resume` are given one: they read its tokens again, one per
+            decode as when they were generated, deliver none of their text twice, and count them as generated.
     """
 
     messages: tuple[Message, ...]
     options: RequestOptions = RequestOptions()
     purpose: Literal["reply", "preload"] = "reply"
+    resume: ResumePoint | None = None
 
 
 class GenerateHandle(Protocol):
@@ -102,6 +119,10 @@ class GenerateHandle(Protocol):
 
 class LoadedModel(ABC):
     """A model that answers requests. See the module's docstring for the rules."""
+
+    can_resume: ClassVar[bool] = False
+    """Whether `generate` goes on from `GenerateRequest.resume`. If not, the worker asks for the whole reply again and
+    leaves out what was delivered."""
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The command line: `localllm chat` and `localllm doctor`.
+"""The command line: `localllm chat`, `pull`, `list`, `inspect`, `verify`, `remove` and `doctor`.
 
 `app` declares the commands and their options; each command has a module of its own. typer and rich come with the extra
 `cli` and are imported only when a command runs, so that their absence can be explained.

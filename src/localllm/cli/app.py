@@ -1,25 +1,28 @@
-"""The commands and their options, as typer declares them; what they do is in the modules beside this one."""
+"""The commands and their options, as typer declares them; what they do is in the modules beside this one.
+
+A command's modules are imported when it runs: listing models must not wait for what a chat needs.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from localllm._version import __version__
 from localllm.cli import FAILED, INTERRUPTED, OK, PIPE_CLOSED, USAGE
-from localllm.cli.doctor import diagnose
-from localllm.cli.interactive import converse
-from localllm.cli.loading import ChatSettings
-from localllm.cli.oneshot import answer, join
+from localllm.cli.objects import error_object
 from localllm.cli.terminal import Terminal
 from localllm.errors import InvalidOptionError, InvalidPromptError, LocalLLMError
-from localllm.options import GenerationOptions, ModelConfig, RequestOptions
+
+if TYPE_CHECKING:
+    from localllm.options import GenerationOptions
 
 app: typer.Typer = typer.Typer(
     name="localllm",
@@ -64,7 +67,8 @@ def chat(
         typer.Argument(help="Without one: talk at the terminal, or answer what is piped in.", show_default=False),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", envvar="LOCALLLM_MODEL", help="An alias or the path of a GGUF file.")
+        str,
+        typer.Option("--model", "-m", envvar="LOCALLLM_MODEL", help="An alias, a path, hf:org/repo, ...: see `pull`."),
     ] = "smollm2-135m",
     system: Annotated[str | None, typer.Option(help="Instructions that stay.", show_default=False)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
@@ -84,6 +88,13 @@ def chat(
 
     Exit codes: 0 answered, 1 failed, 2 used wrongly, 130 ended by Ctrl-C, 141 the reader of the output left.
     """
+    from localllm.cli.interactive import converse
+    from localllm.cli.loading import ChatSettings
+    from localllm.cli.oneshot import answer, join
+    from localllm.cli.pulling import offer
+    from localllm.models.store import ModelStore
+    from localllm.options import ModelConfig
+
     terminal = Terminal.standard()
 
     def work() -> int:
@@ -94,6 +105,8 @@ def chat(
             config=ModelConfig(n_ctx=ctx, threads=threads),
             options=_options(temperature=temperature, max_tokens=max_tokens, seed=seed),
         )
+        if backend is None and not as_json:
+            offer(ModelStore(), model, terminal)
         if not question and terminal.interactive and not as_json:
             return converse(settings, terminal)
         prompt = join(" ".join(question or ()), terminal.piped())
@@ -101,6 +114,127 @@ def chat(
             terminal.note('no question: write one (localllm chat "Why is the sky blue?") or pipe one in', kind="error")
             return USAGE
         return answer(settings, prompt, terminal, as_json=as_json)
+
+    raise typer.Exit(_guarded(work, terminal, debug=debug))
+
+
+Reference = Annotated[str, typer.Argument(help="A path, an alias, hf:org/repo[:Q4_K_M][@revision], an address, ...")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Store = Annotated[
+    str | None,
+    typer.Option("--store", envvar="LOCALLLM_HOME", help="The folder of models.", show_default=False),
+]
+
+
+@app.command("pull")
+def _pull(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Each an alias, hf:org/repo, hf:org/repo:Q4_K_M, hf:org/repo/file.gguf or an https:// URL."
+        ),
+    ],
+    store: Store = None,
+    endpoint: Annotated[
+        str | None, typer.Option(envvar="HF_ENDPOINT", help="The Hub or a mirror of it.", show_default=False)
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="The checksum that the file must have.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch models, and print where they are.
+
+    What was begun before is gone on with. A token for private models is taken from HF_TOKEN.
+
+    Exit codes: 0 all are there, 1 failed, 2 used wrongly, 130 ended by Ctrl-C.
+    """
+    from localllm.cli.pulling import pull
+    from localllm.models.store import ModelStore
+
+    terminal = Terminal.standard()
+
+    def work() -> int:
+        return pull(ModelStore(store, endpoint=endpoint), models, terminal, sha256=sha256, as_json=as_json)
+
+    raise typer.Exit(_guarded(work, terminal, debug=debug, as_json=as_json))
+
+
+@app.command("list")
+def _list(
+    everything: Annotated[bool, typer.Option("--all", help="Models of other programs, too.")] = False,
+    store: Store = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the models that are here."""
+    from localllm.cli.shelf import show_list
+    from localllm.models.store import ModelStore
+
+    terminal = Terminal.standard()
+
+    def work() -> int:
+        return show_list(ModelStore(store), terminal, others=everything, as_json=as_json)
+
+    raise typer.Exit(_guarded(work, terminal, debug=debug, as_json=as_json))
+
+
+@app.command("inspect")
+def _inspect(model: Reference, store: Store = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Tell what a model is, from its header."""
+    from localllm.cli.shelf import inspect
+    from localllm.models.store import ModelStore
+
+    terminal = Terminal.standard()
+
+    def work() -> int:
+        return inspect(ModelStore(store), model, terminal, as_json=as_json)
+
+    raise typer.Exit(_guarded(work, terminal, debug=debug, as_json=as_json))
+
+
+@app.command("verify")
+def _verify(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Which; by default all of the store.", show_default=False)
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare models with their checksums.
+
+    Exit codes: 0 all are whole, 1 one is not, or is not here.
+    """
+    from localllm.cli.shelf import verify
+    from localllm.models.store import ModelStore
+
+    terminal = Terminal.standard()
+
+    def work() -> int:
+        return verify(ModelStore(store), models or (), terminal, as_json=as_json)
+
+    raise typer.Exit(_guarded(work, terminal, debug=debug, as_json=as_json))
+
+
+@app.command("remove")
+def _remove(
+    models: Annotated[list[str] | None, typer.Argument(help="Which.", show_default=False)] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    unfinished: Annotated[bool, typer.Option("--partial", help="What is left of unfinished downloads, too.")] = False,
+    store: Store = None,
+    debug: Debug = False,
+) -> None:
+    """Delete models that `pull` has fetched; never those of other programs."""
+    from localllm.cli.shelf import remove
+    from localllm.models.store import ModelStore
+
+    terminal = Terminal.standard()
+
+    def work() -> int:
+        if not models and not unfinished:
+            terminal.note("nothing to delete: name a model, or say --partial", kind="error")
+            return USAGE
+        return remove(ModelStore(store), models or (), terminal, yes=yes, partial=unfinished)
 
     raise typer.Exit(_guarded(work, terminal, debug=debug))
 
@@ -114,12 +248,16 @@ def doctor(
 
     Exit codes: 0 the default backend works, 1 it does not.
     """
+    from localllm.cli.doctor import diagnose
+
     terminal = Terminal.standard()
     raise typer.Exit(_guarded(lambda: diagnose(terminal, as_json=as_json), terminal, debug=debug))
 
 
 def _options(*, temperature: float | None, max_tokens: int | None, seed: int | None) -> GenerationOptions:
     """Return the options that were given, checked before a model is loaded for them."""
+    from localllm.options import GenerationOptions, RequestOptions
+
     options = GenerationOptions()
     if temperature is not None:
         options["temperature"] = temperature
@@ -131,13 +269,15 @@ def _options(*, temperature: float | None, max_tokens: int | None, seed: int | N
     return options
 
 
-def _guarded(work: Callable[[], int], terminal: Terminal, *, debug: bool) -> int:
-    """Return what `work` returns; turn what it raises into one line and an exit code."""
+def _guarded(work: Callable[[], int], terminal: Terminal, *, debug: bool, as_json: bool = False) -> int:
+    """Return what `work` returns; turn what it raises into one line (and a JSON object) and an exit code."""
     try:
         return work()
     except LocalLLMError as exc:
         if debug:
             terminal.stderr.write(traceback.format_exc())
+        if as_json:
+            terminal.line(json.dumps(error_object(exc), ensure_ascii=False))
         terminal.note(str(exc), kind="error")
         return USAGE if isinstance(exc, InvalidOptionError | InvalidPromptError) else FAILED
     except KeyboardInterrupt:

@@ -6,9 +6,10 @@ import json
 
 from localllm.cli import FAILED, INTERRUPTED, OK
 from localllm.cli.loading import ChatSettings, loaded
+from localllm.cli.objects import error_object
 from localllm.cli.streaming import show
 from localllm.cli.terminal import Terminal, on_interrupt
-from localllm.errors import GenerationError, LocalLLMError
+from localllm.errors import LocalLLMError
 from localllm.session import ChatSession
 from localllm.types import Reply
 
@@ -64,14 +65,6 @@ def _answer_as_json(settings: ChatSettings, prompt: str, terminal: Terminal) -> 
         return FAILED
     terminal.line(json.dumps({"text": reply.text, **reply.to_dict()}, ensure_ascii=False))
     return _code(reply)
-
-
-def error_object(exc: LocalLLMError) -> dict[str, object]:
-    """Return what `--json` writes of an error: its class, its message, and the partial reply if there is one."""
-    error: dict[str, object] = {"error": {"type": type(exc).__name__, "message": str(exc)}}
-    if isinstance(exc, GenerationError) and exc.reply is not None:
-        error["reply"] = exc.reply.to_dict()
-    return error
 
 
 def _code(reply: Reply) -> int:

@@ -1,0 +1,169 @@
+"""Messages to bytes and back: msgpack of tagged maps, each value checked on its way in.
+
+Nothing that comes from the other process is trusted to be what it should: a value of the wrong type, an unknown field
+or an unknown message is a `CodecError`, and nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Generic, TypeVar, cast
+
+import msgspec
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
+from cattrs.strategies import configure_tagged_union
+
+from localllm.backends.base import ModelSpec
+from localllm.backends.worker.failures import to_error, to_failure
+from localllm.backends.worker.messages import Failure, Finding, Question, ToChild, ToParent
+from localllm.errors import LocalLLMError
+from localllm.types import BackendEvent, ToolCall
+
+_M = TypeVar("_M")
+_TAG = "is"
+
+
+class CodecError(ValueError):
+    """Bytes that are no message, or a message that cannot be put into bytes."""
+
+
+class Codec(Generic[_M]):
+    """Reads and writes the messages of one direction. May be used by several threads at once.
+
+    Args:
+        union: The type of all its messages.
+    """
+
+    def __init__(self, union: object) -> None:
+        self._converter = _converter()
+        self._union = cast("type[_M]", union)  # typing has no word for "a union type"
+        configure_tagged_union(self._union, self._converter, tag_name=_TAG)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(strict=True)
+
+    def encode(self, message: _M) -> bytes:
+        """Return `message` as bytes.
+
+        Raises:
+            CodecError: It holds what cannot be sent, such as a text with lone surrogates.
+        """
+        try:
+            return self._encoder.encode(self._converter.unstructure(message, self._union))
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise CodecError(f"{type(message).__name__} cannot be sent: {exc}") from exc
+
+    def decode(self, data: bytes) -> _M:
+        """Return the message that `data` holds.
+
+        Raises:
+            CodecError: It holds none.
+        """
+        try:
+            fields: object = self._decoder.decode(data)
+            if not isinstance(fields, dict):
+                raise CodecError(f"a message must be a map, not {type(fields).__name__}")
+            return self._converter.structure(fields, self._union)
+        except CodecError:
+            raise
+        except Exception as exc:
+            # Whatever cattrs, attrs or a validator of ours raises says one thing: this is no message.
+            raise CodecError(f"not a message: {type(exc).__name__}: {exc}".replace("\n", " ")[:400]) from exc
+
+
+@cache  # making one takes some 10 ms
+def child_codec() -> Codec[ToChild]:
+    """Return the codec for what goes to the worker."""
+    return Codec(ToChild)
+
+
+@cache
+def parent_codec() -> Codec[ToParent]:
+    """Return the codec for what comes from the worker."""
+    return Codec(ToParent)
+
+
+def _converter() -> MsgspecJsonConverter:
+    converter = make_converter(forbid_extra_keys=True, detailed_validation=False)
+    for kind in (bool, int, str):
+        converter.register_structure_hook(kind, _exactly(kind))
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook_func(
+        lambda kind: kind == tuple[int, ...], lambda value, _: msgspec.convert(value, tuple[int, ...])
+    )
+    converter.register_unstructure_hook(Path, os.fsencode)  # a path need not be text
+    converter.register_structure_hook(Path, lambda value, _: Path(os.fsdecode(_bytes(value))))
+    converter.register_unstructure_hook(ToolCall, _from_call)
+    converter.register_structure_hook(ToolCall, lambda value, _: _to_call(value))
+    converter.register_unstructure_hook_func(_is_error, lambda error: converter.unstructure(to_failure(error)))
+    converter.register_structure_hook_func(
+        _is_error, lambda value, _: to_error(converter.structure(_map(value), Failure))
+    )
+    _carry_references(converter)
+    for union in (Question, Finding, BackendEvent):
+        configure_tagged_union(union, converter, tag_name=_TAG)
+    return converter
+
+
+def _carry_references(converter: MsgspecJsonConverter) -> None:
+    """Send a model's reference as bytes: it may be a path."""
+    as_bytes = override(
+        unstruct_hook=os.fsencode,
+        struct_hook=lambda value, _: os.fsdecode(_bytes(value)),
+    )
+    converter.register_unstructure_hook(ModelSpec, make_dict_unstructure_fn(ModelSpec, converter, ref=as_bytes))
+    structure = make_dict_structure_fn(
+        ModelSpec, converter, ref=as_bytes, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=False
+    )
+    converter.register_structure_hook(ModelSpec, structure)
+
+
+_V = TypeVar("_V")
+
+
+def _exactly(kind: type[_V]) -> Callable[[object, object], _V]:
+    """Return a check: a value of exactly this type, for 1 is not True, and "1" is not 1."""
+
+    def check(value: object, _: object) -> _V:
+        if type(value) is not kind:
+            raise TypeError(f"{value!r:.80} is no {kind.__name__}")
+        return value
+
+    return check
+
+
+def _number(value: object, _: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.80} is no number")
+    return float(value)
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{value!r:.80} is no bytes")
+    return value
+
+
+def _map(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.80} is no map")
+    return value
+
+
+def _from_call(call: ToolCall) -> str:
+    # As JSON, for arguments may hold integers of any size, which msgpack has no room for.
+    return json.dumps(call.to_dict())
+
+
+def _to_call(value: object) -> ToolCall:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is no tool call")
+    return ToolCall.from_dict(json.loads(value))
+
+
+def _is_error(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, LocalLLMError)

@@ -1,0 +1,133 @@
+"""Any message of the protocol, for hypothesis."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from localllm.backends.base import GenerateRequest, LoadProgress, ModelSpec, ResumePoint
+from localllm.backends.worker import messages as m
+from localllm.engine.stats import ModelStats
+from localllm.errors import BackendError, ContextOverflowError, FirstTokenTimeoutError, LocalLLMError
+from localllm.models.info import ModelInfo
+from localllm.options import ModelConfig, RequestOptions
+from localllm.types import (
+    BackendEvent,
+    GenerationEnded,
+    Message,
+    PromptProgress,
+    RenderedPrompt,
+    TextDelta,
+    Timings,
+    TokenIds,
+    ToolCall,
+    Usage,
+)
+
+text = st.text(max_size=12)  # hypothesis leaves lone surrogates out
+said = text.map(lambda value: value.replace("\0", ""))
+number = st.integers(0, 2**31)
+tokens = st.lists(number, max_size=5).map(tuple)
+seconds = st.floats(0, 1e6)
+ids = st.integers(0, 2**40)
+
+_leaf = st.none() | st.booleans() | st.integers() | seconds | text
+json_values = st.recursive(_leaf, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(text, inner, max_size=2))
+calls = st.builds(ToolCall, text, st.dictionaries(text, json_values, max_size=2), text)
+token_ids = st.none() | st.builds(TokenIds, text, tokens)
+conversation = st.lists(
+    st.builds(Message, st.sampled_from(["system", "user", "tool"]), said, tool_call_id=st.none() | said)
+    | st.builds(
+        Message,
+        st.just("assistant"),
+        text,
+        thought=st.none() | text,
+        tool_calls=st.lists(calls, max_size=2),
+        finish_reason=st.sampled_from([None, "stop", "cancelled"]),
+        token_ids=token_ids,
+    ),
+    max_size=3,
+).map(tuple)
+
+options = st.builds(
+    RequestOptions,
+    max_tokens=st.none() | st.integers(1, 1000),
+    stop=st.lists(st.text(min_size=1, max_size=4), max_size=2),
+    timeout_s=st.none() | st.floats(0.001, 1e6),
+    seed=st.none() | st.integers(0, 2**32 - 2),
+    temperature=st.floats(0, 100),
+    logit_bias=st.dictionaries(st.integers(0, 100_000), st.floats(-100, 100) | st.just(float("-inf")), max_size=3),
+)
+requests = st.builds(
+    GenerateRequest,
+    messages=conversation,
+    options=options,
+    purpose=st.sampled_from(["reply", "preload"]),
+    resume=st.none() | st.builds(ResumePoint, token_ids=tokens, delivered_chars=number),
+)
+paths = st.binary(min_size=1, max_size=12).filter(lambda raw: b"\0" not in raw).map(lambda raw: Path(os.fsdecode(raw)))
+specs = st.builds(
+    ModelSpec,
+    ref=paths.map(str),
+    path=st.none() | paths,
+    config=st.builds(ModelConfig, n_ctx=st.none() | st.integers(8, 9999), gpu_layers=st.just("auto") | number),
+)
+infos = st.builds(ModelInfo, name=text, parameters=number, chat_template=st.none() | text, path=st.none() | paths)
+stats = st.builds(ModelStats, running=number, finished=number, batch_fill=seconds)
+usages = st.builds(Usage, number, number, number, number)
+timings = st.builds(Timings, seconds, seconds, seconds, seconds, seconds)
+errors: st.SearchStrategy[LocalLLMError] = st.builds(BackendError, text) | st.builds(
+    ContextOverflowError, text, prompt_tokens=number, context_tokens=number
+)
+ends = (
+    st.builds(
+        GenerationEnded,
+        st.sampled_from(["stop", "length", "tool_calls", "cancelled", "timeout"]),
+        usages,
+        timings,
+        token_ids,
+        st.lists(calls, max_size=2).map(tuple),
+    )
+    | st.builds(lambda error: GenerationEnded("error", error=error), errors)
+    | st.builds(lambda text: GenerationEnded("timeout", error=FirstTokenTimeoutError(text)), text)
+)
+events: st.SearchStrategy[BackendEvent] = (
+    st.builds(PromptProgress, number, number, number)
+    | st.builds(TextDelta, text, st.sampled_from(["text", "thought"]), tokens)
+    | ends
+)
+failures = st.builds(m.Failure, kind=text, message=text, prompt_tokens=number, context_tokens=number, cause=text)
+questions: st.SearchStrategy[m.Question] = (
+    st.builds(m.Tokenize, text)
+    | st.builds(m.Detokenize, tokens)
+    | st.builds(m.Render, conversation)
+    | st.builds(m.Stats)
+)
+findings: st.SearchStrategy[m.Finding] = (
+    st.builds(m.TokensAre, tokens)
+    | st.builds(m.TextIs, text)
+    | st.builds(m.PromptIs, st.builds(RenderedPrompt, text, tokens))
+    | st.builds(m.StatsAre, stats)
+)
+to_child: st.SearchStrategy[m.ToChild] = st.one_of(
+    st.builds(m.Start, protocol=number, version=text, backend=text, sys_path=st.lists(text, max_size=3).map(tuple)),
+    st.builds(m.Load, specs),
+    st.builds(m.Generate, ids, requests),
+    st.builds(m.Cancel, ids),
+    st.builds(m.Ask, ids, questions),
+    st.builds(m.Close),
+)
+to_parent: st.SearchStrategy[m.ToParent] = st.one_of(
+    st.builds(m.Started, protocol=number, version=text, backend=text, uses_files=st.booleans()),
+    st.builds(m.Progress, st.builds(LoadProgress, text, seconds)),
+    st.builds(m.LoadedIn, info=infos),
+    st.builds(m.Accepted, ids),
+    st.builds(m.Events, st.lists(st.builds(m.EventOf, ids, events), max_size=3).map(tuple)),
+    st.builds(m.Answer, ids, findings),
+    st.builds(m.Failed, ids, failures),
+    st.builds(m.Beat, marks=number, memory_bytes=number),
+    st.builds(m.Logged, logger=text, level=st.integers(0, 50), text=text),
+    st.builds(m.Closed, st.none() | stats),
+)
