@@ -67,7 +67,7 @@ def test_quickstart_streams_and_counts() -> None:
 def test_an_answer_survives_a_crash() -> None:
     """It kills its own worker in the middle, and the answer goes on as if nothing had happened."""
     out = run("examples/survives_a_crash.py")
-    assert re.search(r"\[process \d+ is dead\] \S", out), out
+    assert re.search(r"\[process \d+ is dead\]\s+\S", out), out
     assert "restarts: 1; the answer is the same as the undisturbed one" in out
 
 

@@ -57,6 +57,8 @@ class ModelManager:
     ) -> None:
         _check_isolation(isolation, backend)
         _check_worker_options(on_crash, timeouts)
+        if isinstance(backend, Backend) or isolation == "thread":
+            _check_no_process(memory_limit_bytes=memory_limit_bytes, interpreter=interpreter)
         if isinstance(backend, Backend):
             self._make = _constant(backend)
         elif backend is not None and not isinstance(backend, str):
@@ -229,6 +231,13 @@ def _check_worker_options(on_crash: object, timeouts: object) -> None:
         raise InvalidOptionError(f"on_crash must be 'raise' or 'resume'; got {on_crash!r:.80}")
     if not isinstance(timeouts, Timeouts):
         raise InvalidOptionError(f"timeouts must be a Timeouts, such as Timeouts(load_s=60); got {timeouts!r:.80}")
+
+
+def _check_no_process(**options: object) -> None:
+    """Refuse options that would be without effect in this process, and whose absence would be a surprise."""
+    for name, value in options.items():
+        if value is not None:
+            raise InvalidOptionError(f"{name} is for models in processes of their own; use isolation='process'")
 
 
 def _check_isolation(isolation: Isolation | None, backend: Backend | str | None) -> None:

@@ -56,16 +56,18 @@ class ContextBytes:
         state_bytes: The states of recurrent layers, of all sequences.
         compute_bytes: The intermediate results of the largest batch.
         output_bytes: The logits that are handed out.
+        work_bytes: What the processor's attention needs beside that, for the scores in the precision of the cache.
     """
 
     kv_bytes: int
     state_bytes: int
     compute_bytes: int
     output_bytes: int
+    work_bytes: int
 
     @property
-    def total_bytes(self) -> int:
-        """All of it."""
+    def reported_bytes(self) -> int:
+        """What llama.cpp says that it allocates: all of it but `work_bytes`."""
         return self.kv_bytes + self.state_bytes + self.compute_bytes + self.output_bytes
 
 
@@ -74,10 +76,10 @@ class MemoryEstimate:
     """How much memory a model takes, in bytes, reckoned from its header alone.
 
     The totals are what llama.cpp reports that it allocates: weights, caches, intermediate results and outputs.
-    `peak_bytes` adds its vocabulary, and the smaller context that stays beside the new one while a context grows.
+    `peak_bytes` adds what it does not report, and the smaller context that stays beside the new one while one grows.
 
     Not counted: the interpreter and its libraries (some 40 MB in a worker process), idle chats in host memory (up to
-    `ModelConfig.cache_ram_bytes`), and the small context of its own that `deterministic=True` has. Where llama.cpp
+    `ModelConfig.cache_ram_bytes`), and the context of its own that `deterministic=True` has. Where llama.cpp
     repacks weights for the processor, it keeps a second copy of the matrices that it repacks. Layers on a GPU take
     their share of these figures there.
 
@@ -97,9 +99,10 @@ class MemoryEstimate:
         state_bytes: The states of recurrent layers; the same for any length of context.
         compute_bytes: Intermediate results at the ceiling.
         output_bytes: Logits of one token for each sequence.
-        first_bytes: All of these without the vocabulary as loaded: the context begins with 1,024 tokens, and grows.
-        total_bytes: The same at the ceiling.
-        peak_bytes: The most that is taken at any moment, with the vocabulary, and both contexts of the last growth.
+        work_bytes: Copies of attention's scores that the processor makes at the ceiling; 0 with flash attention.
+        first_bytes: What llama.cpp reports as soon as it is loaded: the context begins with 1,024 tokens, and grows.
+        total_bytes: What it reports at the ceiling: all of these but the vocabulary and `work_bytes`.
+        peak_bytes: The most that is taken at any moment: these two as well, and both contexts of the last growth.
         n_ctx: The ceiling: tokens that the context window may hold.
         n_parallel: Replies that run at once.
         free_bytes: The memory that is free; None if that isn't known.
@@ -115,6 +118,7 @@ class MemoryEstimate:
     state_bytes: int
     compute_bytes: int
     output_bytes: int
+    work_bytes: int
     first_bytes: int
     total_bytes: int
     peak_bytes: int
@@ -134,7 +138,7 @@ def describe_shortage(found: MemoryEstimate) -> str:
     context = found.total_bytes - found.weights_bytes
     figures = (
         f"it takes up to {_megabytes(found.peak_bytes)} with n_ctx={found.n_ctx} (weights "
-        f"{_megabytes(found.weights_bytes)}, context {_megabytes(context)}, the rest vocabulary and growth), and "
+        f"{_megabytes(found.weights_bytes)}, context {_megabytes(context)}, and room to grow), and "
         f"{_megabytes(found.free_bytes or 0)} are free"
     )
     if found.largest_n_ctx:
@@ -176,6 +180,7 @@ def context_bytes(model: Footprint, numbers: ContextNumbers) -> ContextBytes:
         state_bytes=_FLOAT * numbers.n_sequences * sum(layer.state for layer in model.layers),
         compute_bytes=_compute_bytes(model, numbers, cells),
         output_bytes=_FLOAT * numbers.n_sequences * model.vocabulary,
+        work_bytes=_work_bytes(model, numbers, cells),
     )
 
 
@@ -217,6 +222,13 @@ def _batch_tokens(numbers: ContextNumbers, cells: int) -> int:
     """
     batch = min(numbers.n_batch, cells)
     return max(-(-batch // count) * count for count in range(1, numbers.n_sequences + 1))
+
+
+def _work_bytes(model: Footprint, numbers: ContextNumbers, cells: int) -> int:
+    """Return the bytes of the scores in F16, which the processor multiplies with values of F16; not so on a GPU."""
+    if numbers.flash_attention or numbers.kv_type != "f16":
+        return 0
+    return 2 * _batch_tokens(numbers, cells) * cells * max((layer.heads for layer in model.layers), default=0)
 
 
 def _input_bytes(model: Footprint, numbers: ContextNumbers, cells: int, tokens: int) -> int:

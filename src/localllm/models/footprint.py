@@ -164,7 +164,7 @@ def _layer(keys: Keys, shape: Hyperparameters, index: int, tensors: Mapping[str,
 
 def _cached_layers(keys: Keys, shape: Hyperparameters) -> int:
     """Return how many layers, from the first, have a cache of their own; the others share theirs."""
-    shared = keys.u32("attention.shared_kv_layers") or 0
+    shared = (keys.u32("attention.shared_kv_layers") or 0) if shape.architecture == "gemma4" else 0
     return min(shape.layers - shared, _OWN_CACHES.get(shape.architecture, shape.layers))
 
 

@@ -15,6 +15,7 @@ from localllm.backends.llamacpp.hardware import Machine
 from localllm.engine.engine import EngineLimits
 from localllm.engine.host_cache import BLOCK_TOKENS
 from localllm.models.estimate import (
+    ContextBytes,
     ContextNumbers,
     MemoryEstimate,
     context_bytes,
@@ -94,24 +95,31 @@ def _at(model: Footprint, config: ModelConfig, machine: Machine) -> MemoryEstima
     """Return the estimate for this config, whatever is free."""
     limits = _limits(model, config, machine)
     numbers = context_numbers(model, config, machine, limits.n_ctx)
-    ceiling = context_bytes(model, numbers)
-    first = context_bytes(model, evolve(numbers, n_cells=limits.first_cells + BLOCK_TOKENS))
+
+    def context_of(n_cells: int) -> ContextBytes:
+        return context_bytes(model, evolve(numbers, n_cells=n_cells + BLOCK_TOKENS))
+
+    ceiling, first = context_of(limits.n_ctx), context_of(limits.first_cells)
     before = _cells_before(limits.n_ctx)
-    beside = context_bytes(model, evolve(numbers, n_cells=before + BLOCK_TOKENS)).total_bytes if before else 0
+    beside = context_of(before) if before else None
     vocabulary = vocabulary_bytes(model)
-    total = model.weights_bytes + ceiling.total_bytes
+    total = model.weights_bytes + ceiling.reported_bytes
+    per_token = kv_bytes_per_token(model, numbers.kv_type, flash_attention=numbers.flash_attention)
     return MemoryEstimate(
         weights_bytes=model.weights_bytes,
         vocabulary_bytes=vocabulary,
-        kv_bytes_per_1000_tokens=1000
-        * kv_bytes_per_token(model, numbers.kv_type, flash_attention=numbers.flash_attention),
+        kv_bytes_per_1000_tokens=1000 * per_token,
         kv_bytes=ceiling.kv_bytes,
         state_bytes=ceiling.state_bytes,
         compute_bytes=ceiling.compute_bytes,
         output_bytes=ceiling.output_bytes,
-        first_bytes=model.weights_bytes + first.total_bytes,
+        work_bytes=ceiling.work_bytes,
+        first_bytes=model.weights_bytes + first.reported_bytes,
         total_bytes=total,
-        peak_bytes=total + vocabulary + beside,
+        peak_bytes=total
+        + vocabulary
+        + ceiling.work_bytes
+        + (beside.reported_bytes + beside.work_bytes if beside else 0),
         n_ctx=limits.n_ctx,
         n_parallel=limits.n_parallel,
     )
