@@ -86,6 +86,7 @@ CONFIG_GOOD: dict[str, list[object]] = {
     "flash_attention": [True, False, None],
     "chat_template": [None, "{{ messages }}"],
     "mmap": [True, False],
+    "check_memory": [True, False],
     "step_ms": [1, 60_000],
     "idle_step_ms": [1, 60_000],
 }
@@ -102,6 +103,7 @@ CONFIG_BAD: dict[str, list[object]] = {
     "flash_attention": [1, "yes"],
     "chat_template": ["", "  ", 7],
     "mmap": [0, None],
+    "check_memory": [0, None],
     "step_ms": [0, 60_001],
     "idle_step_ms": [0, math.nan],
 }

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         ForkedError,
         GenerationError,
         GenerationTimeoutError,
+        InsufficientMemoryError,
         InvalidModelFileError,
         InvalidOptionError,
         InvalidPromptError,
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from localllm.manager import ModelManager
     from localllm.model import Model
     from localllm.models.cancel import Cancellation
+    from localllm.models.estimate import MemoryEstimate
     from localllm.models.info import ModelInfo
     from localllm.models.network import Network
     from localllm.models.progress import PullProgress
@@ -170,6 +172,7 @@ __all__ = [
     "GenerationError",
     "GenerationOptions",
     "GenerationTimeoutError",
+    "InsufficientMemoryError",
     "InvalidModelFileError",
     "InvalidOptionError",
     "InvalidPromptError",
@@ -179,6 +182,7 @@ __all__ = [
     "LoadTimeoutError",
     "LoadedModel",
     "LocalLLMError",
+    "MemoryEstimate",
     "Message",
     "Model",
     "ModelConfig",
@@ -254,17 +258,18 @@ _NAMES_OF = {
         "AccessDeniedError BackendError BackendUnavailableError ChecksumError ClosedError ConformanceError "
         "ConnectionLostError ContextOverflowError DiskFullError DownloadCancelledError DownloadError "
         "DownloadStalledError FirstTokenTimeoutError ForkedError GenerationError GenerationTimeoutError "
-        "InvalidModelFileError InvalidOptionError InvalidPromptError LoadCancelledError LoadTimeoutError "
-        "LocalLLMError ModelLoadError ModelNotFoundError OfflineError PromptTypeError QueueFullError "
-        "RateLimitedError ReplyTimeoutError ScriptError ServerError SessionBusyError StoreError "
-        "StreamConsumedError TemplateError TokenTimeoutError UnknownOptionError UnsafeNameError "
-        "WorkerCrashedError WorkerFrozenError WorkerMemoryError WorkerProtocolError WorkerStartError "
-        "WorkerStartTimeoutError WrongLengthError WrongRangeError"
+        "InsufficientMemoryError InvalidModelFileError InvalidOptionError InvalidPromptError "
+        "LoadCancelledError LoadTimeoutError LocalLLMError ModelLoadError ModelNotFoundError OfflineError "
+        "PromptTypeError QueueFullError RateLimitedError ReplyTimeoutError ScriptError ServerError "
+        "SessionBusyError StoreError StreamConsumedError TemplateError TokenTimeoutError UnknownOptionError "
+        "UnsafeNameError WorkerCrashedError WorkerFrozenError WorkerMemoryError WorkerProtocolError "
+        "WorkerStartError WorkerStartTimeoutError WrongLengthError WrongRangeError"
     ),
     "localllm.manager": "ModelManager",
     "localllm.model": "Model",
     "localllm.models.info": "ModelInfo",
     "localllm.models.cancel": "Cancellation",
+    "localllm.models.estimate": "MemoryEstimate",
     "localllm.models.network": "Network",
     "localllm.models.progress": "PullProgress",
     "localllm.models.retry": "RetryPolicy",

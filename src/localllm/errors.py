@@ -11,6 +11,7 @@
     ├── ModelNotFoundError (FileNotFoundError)      the reference leads to no file
     ├── ModelLoadError (RuntimeError)               the model cannot be loaded
     │   ├── InvalidModelFileError (ValueError)      not a GGUF file, or a damaged or hostile one
+    │   ├── InsufficientMemoryError (MemoryError)   it does not fit into the memory that is free
     │   ├── LoadCancelledError                      the caller cancelled the load
     │   └── LoadTimeoutError (TimeoutError)         it took longer than `Timeouts.load_s`
     ├── StoreError (OSError)                        the store of models cannot be read or changed
@@ -108,6 +109,10 @@ class InvalidModelFileError(ModelLoadError, ValueError):
 
 class LoadCancelledError(ModelLoadError):
     """The caller's progress function, or the caller's task, cancelled the load."""
+
+
+class InsufficientMemoryError(ModelLoadError, MemoryError):
+    """A model does not fit into the memory that is free; the message has the figures and what would fit."""
 
 
 class StoreError(LocalLLMError, OSError):

@@ -240,6 +240,8 @@ class ModelConfig:
             llama.cpp's plain one was measured to be faster (see docs/architecture.md).
         chat_template: A Jinja template to use in place of the model's own.
         mmap: Map the weights from the file, so that processes share them.
+        check_memory: Refuse to load what doesn't fit into the memory that is free, and choose a context window that
+            does if `n_ctx` is None. The estimate is within some percent (docs/estimate.md).
         step_ms: Milliseconds that one step should take at most while a reply is streaming; smaller is smoother and
             cancels sooner, larger reads prompts faster.
         idle_step_ms: The same while nothing is streaming.
@@ -259,6 +261,7 @@ class ModelConfig:
     flash_attention: bool | None = field(default=None, validator=_one_of(None, False, True))
     chat_template: str | None = field(default=None)
     mmap: bool = field(default=True, validator=_one_of(False, True))
+    check_memory: bool = field(default=True, validator=_one_of(False, True))
     step_ms: float = field(default=80.0, validator=_number(1, 60_000))
     idle_step_ms: float = field(default=250.0, validator=_number(1, 60_000))
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from localllm import ModelManager
 from localllm.backends.llamacpp.bindings import NativeModel
-from localllm.backends.llamacpp.sizing import estimate
-from localllm.errors import InvalidOptionError
+from localllm.backends.llamacpp.sizing import estimate, fitted
+from localllm.errors import InsufficientMemoryError, InvalidOptionError
 from localllm.models.checks import check_file
+from localllm.models.estimate import MemoryEstimate
 from localllm.models.footprint import read_footprint
 from localllm.options import ModelConfig
 from tests.backends.memory_report import MIB, Measured, configs, measured
@@ -92,3 +94,34 @@ def test_options_that_exclude_each_other_are_refused_as_in_a_load(smollm2_path: 
     config = ModelConfig(kv_type="q8_0", flash_attention=False)
     with pytest.raises(InvalidOptionError, match="flash_attention"):
         estimate(check_file(smollm2_path), config, free_bytes=None, cores=1)
+
+
+def test_what_cannot_fit_is_refused_with_figures_and_a_suggestion() -> None:
+    """Unless it is told otherwise; without a wish of its own the window is one that fits."""
+    found = MemoryEstimate(
+        weights_bytes=10**9,
+        vocabulary_bytes=0,
+        kv_bytes_per_1000_tokens=10**8,
+        kv_bytes=8 * 10**8,
+        state_bytes=0,
+        compute_bytes=0,
+        output_bytes=0,
+        work_bytes=0,
+        first_bytes=11 * 10**8,
+        total_bytes=18 * 10**8,
+        peak_bytes=22 * 10**8,
+        n_ctx=8000,
+        n_parallel=8,
+        free_bytes=15 * 10**8,
+        fits=False,
+        largest_n_ctx=3000,
+    )
+    asked = ModelConfig(n_ctx=8000)
+    with pytest.raises(InsufficientMemoryError, match=r"2,200 MB with n_ctx=8000.*1,500 MB are free; n_ctx=3000 fits"):
+        fitted(asked, found, "a model")
+    assert fitted(evolve(asked, check_memory=False), found, "a model").n_ctx == 8000
+    assert fitted(ModelConfig(), found, "a model").n_ctx == 3000
+    with pytest.raises(InsufficientMemoryError, match="no context fits"):
+        fitted(ModelConfig(), evolve(found, largest_n_ctx=0), "a model")
+    fits = evolve(found, fits=True)
+    assert fitted(asked, fits, "a model") is asked

@@ -28,7 +28,7 @@ from localllm.types import (
 
 text = st.text(max_size=12)  # hypothesis leaves lone surrogates out
 said = text.map(lambda value: value.replace("\0", ""))
-number = st.integers(0, 2**31)
+number = st.integers(0, 2**31 - 1)
 tokens = st.lists(number, max_size=5).map(tuple)
 seconds = st.floats(0, 1e6)
 ids = st.integers(0, 2**40)

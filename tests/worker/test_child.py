@@ -106,6 +106,7 @@ class Parent:
                     return
 
     def close(self) -> None:
+        """Hang up, if that was not done, and wait until nothing of the child is left."""
         if self._out >= 0:
             self.hang_up()
         self.thread.join(LIMIT_S)
@@ -132,7 +133,8 @@ def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Parent]:
     one = Parent()
     yield one
     one.close()
-    root.handlers[:], _ = handlers, root.setLevel(level)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def test_a_whole_life(parent: Parent) -> None:

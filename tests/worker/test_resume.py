@@ -123,7 +123,7 @@ def test_a_reply_that_has_not_begun_is_begun_again() -> None:
 
 
 def test_what_kills_its_worker_each_time_is_given_up() -> None:
-    """A reply that crashes three workers in a row without a token of its own ends; others beside it are whole."""
+    """A reply that crashes one worker after the other, at last alone, ends; others beside it are whole."""
     with managed(on_crash="resume") as models:
         model = models.load("ok", config=ModelConfig(n_parallel=2))
         other = ChatSession(model).stream("slow 2000")

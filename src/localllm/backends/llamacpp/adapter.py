@@ -27,6 +27,7 @@ from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
 from localllm.backends.llamacpp.hardware import Machine, free_bytes, physical_cores
 from localllm.backends.llamacpp.requests import RequestDesk
 from localllm.backends.llamacpp.sampling import check_bias
+from localllm.backends.llamacpp.sizing import estimate, fitted
 from localllm.backends.llamacpp.token_model import Compute, LlamaTokenModel, LlamaVocabulary
 from localllm.chat.renderer import PromptRenderer
 from localllm.chat.template import CHATML, ChatTemplate
@@ -187,6 +188,7 @@ class LlamaCppBackend(Backend):
         Raises:
             BackendUnavailableError: llama-cpp-python is missing.
             InvalidModelFileError: The file is no GGUF model, or damaged, or has no vocabulary.
+            InsufficientMemoryError: It doesn't fit into memory.
             LoadCancelledError: `on_progress` returned False.
             ModelLoadError: llama.cpp cannot load it, or there is no memory for it.
             ClosedError: The backend is closed.
@@ -195,13 +197,18 @@ class LlamaCppBackend(Backend):
             raise ClosedError("the llama.cpp backend is closed; make a new one")
         if spec.path is None:
             raise ModelLoadError(f"the llama.cpp backend loads files, and {spec.ref!r} led to none")
-        check_file(spec.path)
+        header = check_file(spec.path)
         info = model_info(spec.path)
-        library()
         layers = _gpu_layers(spec.config)
+        on_gpu = bool(layers) and bool(library().llama_supports_gpu_offload())
+        machine = Machine(cores=physical_cores(), free_bytes=free_bytes(), gpu=on_gpu)
+        config = spec.config
+        if not on_gpu:  # how much memory a GPU has isn't known here
+            found = estimate(header, config, free_bytes=machine.free_bytes, cores=machine.cores)
+            config = fitted(config, found, spec.ref)
         native = NativeModel(spec.path, gpu_layers=layers, mmap=spec.config.mmap, on_progress=_fraction(on_progress))
         try:
-            model = self._serve(native, info, spec.config, spec.path)
+            model = self._serve(native, info, config, machine, spec.path)
         except MemoryError as exc:
             native.close()
             raise ModelLoadError(str(exc)) from exc
@@ -217,11 +224,11 @@ class LlamaCppBackend(Backend):
         for model in list(self._models):
             model.close()
 
-    def _serve(self, native: NativeModel, info: ModelInfo, config: ModelConfig, path: Path) -> LlamaModel:
+    def _serve(
+        self, native: NativeModel, info: ModelInfo, config: ModelConfig, machine: Machine, path: Path
+    ) -> LlamaModel:
         if not native.has_decoder:
             raise ModelLoadError(f"{path} is no model that generates text ({info.architecture})")
-        on_gpu = bool(_gpu_layers(config)) and bool(library().llama_supports_gpu_offload())
-        machine = Machine(cores=physical_cores(), free_bytes=free_bytes(), gpu=on_gpu)
         shape = Shape(n_ctx_train=native.n_ctx_train, kv_values=native.kv_values, n_swa=native.n_swa)
         limits = limits_for(config, machine, shape)
         compute = compute_for(config, machine, limits)
@@ -233,7 +240,7 @@ class LlamaCppBackend(Backend):
             n_parallel=limits.n_parallel,
             max_queue=config.max_queue,
             template_source=source,
-            gpu_layers=native.n_layers if on_gpu else 0,
+            gpu_layers=native.n_layers if machine.gpu else 0,
         )
         renderer = PromptRenderer(template, LlamaVocabulary(native, info.model_hash))
         return LlamaModel(native, info, renderer, compute, limits, config.max_queue)

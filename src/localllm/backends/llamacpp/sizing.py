@@ -14,11 +14,13 @@ from localllm.backends.llamacpp.defaults import FIRST_CELLS, Shape, compute_for,
 from localllm.backends.llamacpp.hardware import Machine
 from localllm.engine.engine import EngineLimits
 from localllm.engine.host_cache import BLOCK_TOKENS
+from localllm.errors import InsufficientMemoryError
 from localllm.models.estimate import (
     ContextBytes,
     ContextNumbers,
     MemoryEstimate,
     context_bytes,
+    describe_shortage,
     kv_bytes_per_token,
     vocabulary_bytes,
 )
@@ -59,6 +61,26 @@ def estimate(
         free_bytes=free_bytes,
         fits=found.peak_bytes <= free_bytes,
         largest_n_ctx=_largest(fits, _LEAST_CTX, model.trained_ctx),
+    )
+
+
+def fitted(config: ModelConfig, found: MemoryEstimate, name: str) -> ModelConfig:
+    """Return the config with a context window that fits, if it leaves the choice.
+
+    Args:
+        config: How the model is to be loaded.
+        found: Its estimate.
+        name: What to call it in an error.
+
+    Raises:
+        InsufficientMemoryError: It does not fit, and `check_memory` is on; the message has the figures.
+    """
+    if not config.check_memory or found.fits is not False:
+        return config
+    if config.n_ctx is None and found.largest_n_ctx:
+        return evolve(config, n_ctx=min(found.n_ctx, found.largest_n_ctx))
+    raise InsufficientMemoryError(
+        f"{name} does not fit into memory: {describe_shortage(found)}. ModelConfig(check_memory=False) loads it anyway"
     )
 
 

@@ -20,6 +20,7 @@ What runs in the parent:
     liveness, deadlines, restarts        what counts as frozen, as too late, and when to start again; pure
     obituary                             how a child ended, in words
     request                              one request on its way, perhaps over several lives of the worker
+    trials                               which request crashes its worker; pure decisions
     commands, starter, supervisor        keeps a model's worker going
     info, model, backend                 the port's adapter around all of it
 

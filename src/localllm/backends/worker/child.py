@@ -128,8 +128,7 @@ class Child:
         while True:
             data = read_some(self._in_fd)
             if not data:  # the parent has ended, however it did, and nobody is left to serve
-                self._leave(0)
-                self._work.put(None)
+                self._go(0)
                 return
             try:
                 for message in [codec.decode(payload) for payload in frames.feed(data)]:
@@ -147,14 +146,22 @@ class Child:
     def _refuse(self, why: str) -> None:
         """End the process: with a parent that speaks another language there is nothing to say."""
         os.write(2, f"localllm worker: malformed message: {printable(why)}\n".encode())
-        self._leave(EXIT_PROTOCOL)
+        self._go(EXIT_PROTOCOL)
+
+    def _go(self, code: int) -> None:
+        self._leave(code)
+        self._work.put(None)  # where leaving is not the process's end, the main thread ends, and the others with it
 
     def _write(self) -> None:
         codec = parent_codec()
         while (messages := self._outbox.take()) is not None:
-            data = b"".join([frame for message in messages for frame in encoded(codec, message)])
+            try:
+                data = b"".join([frame for message in messages for frame in encoded(codec, message)])
+            except (CodecError, FrameError) as exc:  # such as facts of a model that are not what they should be
+                self._refuse(str(exc))
+                return
             if not write_all(self._out_fd, data):
-                self._leave(0)
+                self._go(0)
                 return
 
     def _say_how_it_is(self) -> None:
@@ -168,9 +175,9 @@ class Child:
                 self._say_how_it_is()
                 # The pipe tells of the parent's end, too, unless something it forked holds the pipe open.
                 if os.getppid() != parent:
-                    self._leave(0)
+                    self._go(0)
         except MemoryError:
-            self._leave(EXIT_MEMORY)
+            self._go(EXIT_MEMORY)
 
 
 def encoded(codec: Codec[ToParent], message: ToParent) -> list[bytes]:

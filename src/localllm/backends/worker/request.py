@@ -20,7 +20,7 @@ from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDe
 _log = logging.getLogger("localllm.worker")
 
 FRUITLESS_LIVES = 3
-"""Crashes in a row that a request may be part of without a token of its own, before it is held to be their cause."""
+"""Crashes in a row without a token of its own, the last of them alone, that a request is held to be the cause of."""
 
 _LEAST_TIMEOUT_S = 1e-3
 
@@ -49,6 +49,7 @@ class ActiveRequest:
     late: GenerationTimeoutError | None = None
     late_s: float = 0.0
     lives: int = 0
+    fruitless: int = 0
     submitted_s: float = field(factory=time.monotonic)
     _begun_s: float | None = None
     _first_token_s: float | None = None
@@ -57,7 +58,6 @@ class ActiveRequest:
     _tokens: list[int] = field(factory=list)
     _chars: int = 0
     _deltas: int = 0
-    _fruitless: int = 0
 
     def send(self, link: Link) -> GenerateRequest:
         """Note that it goes to `link`, and return what to send there."""
@@ -89,16 +89,16 @@ class ActiveRequest:
         now_s = time.monotonic()
         self._end(GenerationEnded(reason, self._usage(), self._timings(now_s, self._count()), error=error))
 
-    def survives(self) -> bool:
-        """Note that its worker crashed; False if it has been part of too many crashes to be tried again."""
+    def survives(self, *, alone: bool) -> bool:
+        """Note that its worker crashed; False if that is to be blamed on this request, which ran `alone` by then."""
         self.lives += 1
-        self._fruitless = 0 if self._token_s is not None else self._fruitless + 1
-        return self._fruitless < FRUITLESS_LIVES
+        self.fruitless = 0 if self.proven else self.fruitless + 1
+        return not alone or self.proven
 
     @property
     def suspect(self) -> bool:
         """Whether it was part of a crash without a token of its own before it."""
-        return self._fruitless > 0
+        return self.fruitless > 0
 
     @property
     def proven(self) -> bool:

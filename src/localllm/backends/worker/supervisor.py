@@ -28,6 +28,7 @@ from localllm.backends.worker.process import interpreter_exits
 from localllm.backends.worker.request import ActiveRequest, Handle
 from localllm.backends.worker.restarts import COOL_DOWN_S, Restarts
 from localllm.backends.worker.starter import Starter
+from localllm.backends.worker.trials import Trials
 from localllm.engine.stats import ModelStats
 from localllm.errors import ClosedError, ForkedError, LocalLLMError, WorkerCrashedError
 from localllm.options import Timeouts
@@ -73,6 +74,7 @@ class Supervisor:
         # The rest is the thread's own.
         self._bringing_up = False
         self._restarts = Restarts()
+        self._trials = Trials()
         self._restart_at_s = 0.0
         self._last_crash: LocalLLMError | None = None
         # Written by readers: a flag and a time, each by itself.
@@ -97,10 +99,10 @@ class Supervisor:
             self._check_open()
             active = ActiveRequest(next(self._numbers), request, sink, resumes=self._on_crash == "resume")
             self._requests[active.id] = active
-            if self._link is not None:
+            if self._link is not None and self._trials.alone is None:
                 self._link.post(Generate(active.id, active.send(self._link)))
             else:
-                self._inbox.put(Look())
+                self._wake()
         return Handle(active, self._wake)
 
     def ask(self, question: Question) -> Finding:
@@ -245,8 +247,10 @@ class Supervisor:
             link.look(now_s)
         for active in list(self._requests.values()):
             self._look_at(active, now_s)
-        if link is not None and not self._closed:
-            self._send_suspect(link)
+        with self._lock:
+            if link is not None and link is self._link and not self._closed:
+                for active in self._trials.next(list(self._requests.values())):
+                    self._send(active, link)
         if self._closed or self._link is not None or self._bringing_up or interpreter_exits():
             return
         if not self._requests and not self._waiters:
@@ -296,6 +300,7 @@ class Supervisor:
         _log.warning("a worker ended; %s is loaded again on its next use (crash %d)", self._name, self._restarts.total)
         for active in mine:
             self._bereave(active, link.gone)
+        self._trials.over()
 
     def _bereave(self, active: ActiveRequest, crash: LocalLLMError) -> None:
         """Decide what becomes of a request whose worker has ended."""
@@ -306,7 +311,7 @@ class Supervisor:
             self._end(active, "timeout", active.late)
         elif not active.accepted:
             return  # the backend never saw it: it has nothing to do with the crash, and has lost nothing
-        elif self._on_crash == "raise" or not active.survives():
+        elif self._on_crash == "raise" or not active.survives(alone=active is self._trials.alone):
             self._end(active, "error", own_copy(crash))
 
     def _up(self, link: Link) -> None:
@@ -317,9 +322,8 @@ class Supervisor:
             self._link = link
             self._starter.took_over()
             link.listen(self)
-            for active in list(self._requests.values()):
-                if not active.suspect:
-                    self._send(active, link)
+            for active in self._trials.first(list(self._requests.values())):
+                self._send(active, link)
             waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.put(link)
@@ -328,15 +332,6 @@ class Supervisor:
         link.post(Generate(active.id, active.send(link)))
         if active.cancelled:  # a cancel before `send` had no link to go to
             link.post(Cancel(active.id))
-
-    def _send_suspect(self, link: Link) -> None:
-        """Send one request that was part of crashes, unless one is being tried: so the guilty is known from others."""
-        with self._lock:
-            suspects = [active for active in list(self._requests.values()) if active.suspect]
-            if link is not self._link or any(active.link is link and not active.proven for active in suspects):
-                return
-            for active in [active for active in suspects if active.link is None][:1]:
-                self._send(active, link)
 
     def _down(self, error: LocalLLMError) -> None:
         """A start or a load has failed."""
