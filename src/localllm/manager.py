@@ -5,15 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from localllm.backends.base import Backend, LoadedModel, LoadProgress, ModelSpec, ProgressCallback
 from localllm.backends.lookup import LLAMA_CPP, OnCrash, backend_maker, in_workers, workers_of
-from localllm.errors import ClosedError, InvalidOptionError, LoadCancelledError, LocalLLMError, ModelLoadError
+from localllm.errors import (
+    ClosedError,
+    DownloadCancelledError,
+    InvalidOptionError,
+    LoadCancelledError,
+    LocalLLMError,
+    ModelLoadError,
+    ModelNotFoundError,
+)
 from localllm.model import Model as Model
-from localllm.models.refs import resolve
+from localllm.models.cancel import Cancellation
+from localllm.models.estimate import MemoryEstimate
+from localllm.models.info import ModelInfo
+from localllm.models.progress import PullCallback, PullProgress
+from localllm.models.store import ModelStore
+from localllm.models.stored import StoredModel, Verification
 from localllm.options import ModelConfig, Timeouts
 
 if TYPE_CHECKING:  # loaded only where a model runs in a process of its own
@@ -38,6 +52,7 @@ class ModelManager:
         timeouts: How long a model in a process of its own may take for what.
         memory_limit_bytes: Memory that such a process may have, mapped weights not counted; on Linux only.
         interpreter: The Python that runs such a process; None is the one that runs this. For frozen applications.
+        store: Where models are found and kept; None is the one of this user.
 
     Raises:
         InvalidOptionError: No such backend, no such isolation for it, or an option out of range.
@@ -54,6 +69,7 @@ class ModelManager:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         memory_limit_bytes: int | None = None,
         interpreter: str | os.PathLike[str] | None = None,
+        store: ModelStore | None = None,
     ) -> None:
         _check_isolation(isolation, backend)
         _check_worker_options(on_crash, timeouts)
@@ -75,6 +91,9 @@ class ModelManager:
                 memory_limit_bytes=memory_limit_bytes,
                 interpreter=None if interpreter is None else os.fspath(interpreter),
             )
+        if store is not None and not isinstance(store, ModelStore):
+            raise InvalidOptionError(f"store must be a ModelStore or None; got {store!r:.80}")
+        self.store: ModelStore = ModelStore() if store is None else store
         self._owns_backend = not isinstance(backend, Backend)
         self._backend: Backend | None = None  # made by the first load
         self._models: list[Model] = []
@@ -92,7 +111,8 @@ class ModelManager:
         """Load a model and wait until it is ready.
 
         Args:
-            ref: An alias such as "smollm2-135m", or the path of a GGUF file. For a backend without files, its own name.
+            ref: An alias such as "smollm2-135m", the path of a GGUF file, "hf:org/repo:Q4_K_M" or an address; what is
+                not on this machine yet is fetched first. For a backend without files, its own name.
             config: How to load it.
             on_progress: Told how far the load is, on this or another thread. Returning False cancels the load; what it
                 raises cancels it, too, and is raised here.
@@ -101,7 +121,8 @@ class ModelManager:
             The model. Each load is one of its own.
 
         Raises:
-            ModelNotFoundError: The reference leads to no file.
+            ModelNotFoundError: The reference leads to no model.
+            DownloadError: The model had to be fetched and could not be.
             ModelLoadError: The model cannot be loaded; InvalidModelFileError if the file is damaged,
                 LoadCancelledError if `on_progress` returned False.
             BackendUnavailableError: A package of the backend is missing.
@@ -111,8 +132,8 @@ class ModelManager:
             ClosedError: The manager is closed.
         """
         backend = self._open()
-        spec = _spec(backend, ref, config)
         watch = _Watch(on_progress, lambda: self._closed)
+        spec = self._spec(backend, ref, config, watch)
         try:
             loaded = _load(backend, spec, watch)
         except ModelLoadError as exc:
@@ -129,6 +150,58 @@ class ModelManager:
         model.close()
         self._check_open(None)
         raise watch.failure or LoadCancelledError(f"loading {spec.ref!r} was cancelled by on_progress")
+
+    def pull(
+        self,
+        ref: str | os.PathLike[str],
+        *,
+        sha256: str | None = None,
+        on_progress: PullCallback | None = None,
+        cancel: Cancellation | None = None,
+    ) -> StoredModel:
+        """Fetch a model, or find it already here, and wait until it is whole. See `ModelStore.pull`."""
+        return self.store.pull(ref, sha256=sha256, on_progress=on_progress, cancel=cancel)
+
+    def list(self, *, others: bool = False) -> tuple[StoredModel, ...]:
+        """Return the models that are on this machine. See `ModelStore.list`."""
+        return self.store.list(others=others)
+
+    def inspect(self, ref: str | os.PathLike[str]) -> ModelInfo:
+        """Return what the header of a model on this machine says, without loading it. See `ModelStore.inspect`."""
+        return self.store.inspect(ref)
+
+    def estimate(self, ref: str | os.PathLike[str], config: ModelConfig | None = None) -> MemoryEstimate:
+        """Return how much memory a model on this machine will take with llama.cpp, from its header alone.
+
+        Args:
+            ref: The model.
+            config: How it is to be loaded.
+
+        Raises:
+            ModelNotFoundError: It is not here.
+            InvalidModelFileError: It is no GGUF model, or a damaged one.
+            InvalidOptionError: Options that exclude each other.
+        """
+        from localllm.backends.llamacpp.hardware import free_bytes, physical_cores
+        from localllm.backends.llamacpp.sizing import estimate
+        from localllm.models.checks import check_file
+
+        header = check_file(self.store.resolve(ref))
+        return estimate(header, config or ModelConfig(), free_bytes=free_bytes(), cores=physical_cores())
+
+    def verify(
+        self,
+        ref: str | os.PathLike[str],
+        *,
+        on_progress: PullCallback | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Verification:
+        """Read all of a model's files and compare them with their checksums. See `ModelStore.verify`."""
+        return self.store.verify(ref, on_progress=on_progress, cancel=cancel)
+
+    def remove(self, ref: str | os.PathLike[str]) -> StoredModel:
+        """Delete a model of the store. See `ModelStore.remove`."""
+        return self.store.remove(ref)
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Return what there is to see of the processes that models run in; none for models in this process."""
@@ -154,6 +227,31 @@ class ModelManager:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _spec(
+        self, backend: Backend, ref: str | os.PathLike[str], config: ModelConfig | None, watch: _Watch
+    ) -> ModelSpec:
+        given: object = ref  # what users pass may be anything
+        if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
+            raise InvalidOptionError(f"ref must be a str or a path; got {given!r:.80}")
+        if config is not None and not isinstance(config, ModelConfig):
+            raise InvalidOptionError(f"config must be a ModelConfig or None; got {config!r:.80}")
+        path = self._file(ref, watch) if backend.uses_files else None
+        return ModelSpec(ref=os.fspath(ref), path=path, config=config or ModelConfig())
+
+    def _file(self, ref: str | os.PathLike[str], watch: _Watch) -> Path:
+        """Return the model's file, fetched first if it is elsewhere."""
+        try:
+            return self.store.resolve(ref)
+        except ModelNotFoundError:
+            if not self.store.fetchable(ref):
+                raise
+        try:
+            self.store.pull(ref, on_progress=watch.pulling)
+        except DownloadCancelledError as exc:
+            self._check_open(exc)
+            raise watch.failure or LoadCancelledError(f"fetching {ref!r} was cancelled by on_progress") from None
+        return self.store.resolve(ref)
 
     def _open(self) -> Backend:
         with self._making:
@@ -203,6 +301,11 @@ class _Watch:
             self.failure = exc
         return not self.refused
 
+    def pulling(self, progress: PullProgress) -> bool:
+        """Tell how far the download is that comes before the load."""
+        total = progress.total_bytes
+        return self(LoadProgress(progress.phase, min(1.0, progress.done_bytes / total) if total else 0.0))
+
 
 def _load(backend: Backend, spec: ModelSpec, watch: _Watch) -> LoadedModel:
     """Load; the one place where what a backend raises is made ours."""
@@ -214,16 +317,6 @@ def _load(backend: Backend, spec: ModelSpec, watch: _Watch) -> LoadedModel:
         raise ModelLoadError(
             f"the backend {backend.name!r} failed to load {spec.ref!r}: {type(exc).__name__}: {exc}"
         ) from exc
-
-
-def _spec(backend: Backend, ref: str | os.PathLike[str], config: ModelConfig | None) -> ModelSpec:
-    given: object = ref  # what users pass may be anything
-    if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
-        raise InvalidOptionError(f"ref must be a str or a path; got {given!r:.80}")
-    if config is not None and not isinstance(config, ModelConfig):
-        raise InvalidOptionError(f"config must be a ModelConfig or None; got {config!r:.80}")
-    path = resolve(ref) if backend.uses_files else None
-    return ModelSpec(ref=os.fspath(ref), path=path, config=config or ModelConfig())
 
 
 def _check_worker_options(on_crash: object, timeouts: object) -> None:

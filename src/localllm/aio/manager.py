@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from asyncio import to_thread
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from localllm.aio.loading import load_on_thread
 from localllm.aio.model import AsyncModel
 from localllm.backends.base import Backend, ProgressCallback
 from localllm.backends.lookup import OnCrash
 from localllm.manager import DEFAULT_TIMEOUTS, Isolation, ModelManager
+from localllm.models.cancel import Cancellation
+from localllm.models.estimate import MemoryEstimate
+from localllm.models.info import ModelInfo
+from localllm.models.progress import PullCallback
+from localllm.models.store import ModelStore
+from localllm.models.stored import StoredModel, Verification
 from localllm.options import ModelConfig, Timeouts
 
 if TYPE_CHECKING:  # loaded only where a model runs in a process of its own
     from localllm.backends.worker.info import WorkerInfo
+
+T = TypeVar("T")
 
 
 class AsyncModelManager:
@@ -32,6 +42,7 @@ class AsyncModelManager:
         timeouts: How long a model in a process of its own may take for what.
         memory_limit_bytes: Memory that such a process may have, mapped weights not counted; on Linux only.
         interpreter: The Python that runs such a process; None is the one that runs this. For frozen applications.
+        store: Where models are found and kept; None is the one of this user.
 
     Raises:
         InvalidOptionError: No such backend, no such isolation for it, or an option out of range.
@@ -48,6 +59,7 @@ class AsyncModelManager:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         memory_limit_bytes: int | None = None,
         interpreter: str | os.PathLike[str] | None = None,
+        store: ModelStore | None = None,
     ) -> None:
         self._sync = ModelManager(
             backend,
@@ -56,6 +68,7 @@ class AsyncModelManager:
             timeouts=timeouts,
             memory_limit_bytes=memory_limit_bytes,
             interpreter=interpreter,
+            store=store,
         )
 
     async def load(
@@ -68,7 +81,8 @@ class AsyncModelManager:
         """Load a model. Cancelling the task cancels the load.
 
         Args:
-            ref: An alias such as "smollm2-135m", or the path of a GGUF file. For a backend without files, its own name.
+            ref: An alias such as "smollm2-135m", the path of a GGUF file, "hf:org/repo:Q4_K_M" or an address; what is
+                not on this machine yet is fetched first. For a backend without files, its own name.
             config: How to load it.
             on_progress: Told how far the load is, in the event loop. Returning False cancels the load; what it raises
                 cancels it, too, and is raised here.
@@ -81,6 +95,46 @@ class AsyncModelManager:
         """
         load = partial(self._sync.load, ref, config=config)
         return AsyncModel(await load_on_thread(lambda progress: load(on_progress=progress), on_progress))
+
+    @property
+    def store(self) -> ModelStore:
+        """Where models are found and kept."""
+        return self._sync.store
+
+    async def pull(
+        self, ref: str | os.PathLike[str], *, sha256: str | None = None, on_progress: PullCallback | None = None
+    ) -> StoredModel:
+        """Fetch a model, or find it already here. Cancelling the task cancels the download. See `ModelStore.pull`.
+
+        Args:
+            ref: The model.
+            sha256: The file's checksum, if the caller knows it.
+            on_progress: Told how far it is, on the thread that fetches.
+        """
+        cancel = Cancellation()
+        pull = partial(self._sync.pull, ref, sha256=sha256, on_progress=on_progress, cancel=cancel)
+        return await _cancellable(pull, cancel)
+
+    async def list(self, *, others: bool = False) -> tuple[StoredModel, ...]:
+        """Return the models that are on this machine. See `ModelStore.list`."""
+        return await to_thread(self._sync.list, others=others)
+
+    async def inspect(self, ref: str | os.PathLike[str]) -> ModelInfo:
+        """Return what the header of a model on this machine says. See `ModelStore.inspect`."""
+        return await to_thread(self._sync.inspect, ref)
+
+    async def estimate(self, ref: str | os.PathLike[str], config: ModelConfig | None = None) -> MemoryEstimate:
+        """Return how much memory a model on this machine will take. See `ModelManager.estimate`."""
+        return await to_thread(self._sync.estimate, ref, config)
+
+    async def verify(self, ref: str | os.PathLike[str], *, on_progress: PullCallback | None = None) -> Verification:
+        """Compare a model's files with their checksums. Cancelling the task ends it. See `ModelStore.verify`."""
+        cancel = Cancellation()
+        return await _cancellable(partial(self._sync.verify, ref, on_progress=on_progress, cancel=cancel), cancel)
+
+    async def remove(self, ref: str | os.PathLike[str]) -> StoredModel:
+        """Delete a model of the store. See `ModelStore.remove`."""
+        return await to_thread(self._sync.remove, ref)
 
     async def workers(self) -> tuple[WorkerInfo, ...]:
         """Return what there is to see of the processes that models run in; none for models in this process."""
@@ -97,3 +151,16 @@ class AsyncModelManager:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _cancellable(work: Callable[[], T], cancel: Cancellation) -> T:
+    """Do `work` on a thread; if the task is cancelled, cancel it and wait until it has let go of its files."""
+    thread = asyncio.ensure_future(to_thread(work))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        cancel.cancel()
+        await asyncio.wait([thread])
+        if not thread.cancelled():
+            thread.exception()  # it was cancelled, and says so; asyncio would complain of an exception nobody saw
+        raise

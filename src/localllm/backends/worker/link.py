@@ -188,7 +188,10 @@ class Link:
                 self._doing = f"running {spec.ref!r}"
                 return self._expect(LoadedIn, message)
             if on_progress is not None and on_progress(message.progress) is False:
-                self.kill(LoadCancelledError(f"loading {spec.ref!r} was cancelled by on_progress"))
+                self._slots.pop(LOADING, None)
+                error = LoadCancelledError(f"loading {spec.ref!r} was cancelled by on_progress")
+                self.kill(error)
+                raise error  # at once: that it is loaded may be on its way already
 
     def ask(self, question: Question) -> Finding:
         """Ask, and wait for the answer.
