@@ -13,7 +13,7 @@ from bench.scenarios import SCENARIOS
 from bench.systems import LOCALLLM, SYSTEMS
 from bench.table import Result, markdown, notes
 from localllm.backends.llamacpp.hardware import physical_cores
-from localllm.models.refs import resolve
+from localllm.models.store import ModelStore
 
 
 def report(results: list[Result], systems: tuple[str, ...], rounds: int, threads: int) -> str:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a file for the table")
     arguments = parser.parse_args()
     systems = tuple(arguments.system or SYSTEMS)
-    machine = Machine(resolve("smollm2-135m"), physical_cores())
+    machine = Machine(ModelStore().resolve("smollm2-135m"), physical_cores())
     results = []
     for scenario in SCENARIOS:
         if arguments.scenario is None or scenario.name in arguments.scenario:

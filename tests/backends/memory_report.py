@@ -26,7 +26,7 @@ from localllm.backends.llamacpp.token_model import LlamaTokenModel
 from localllm.models.checks import check_file
 from localllm.models.estimate import KvType, MemoryEstimate
 from localllm.models.gguf import GGUFHeader
-from localllm.models.refs import resolve
+from localllm.models.store import ModelStore
 from localllm.options import ModelConfig
 from tests.models.sized import GEMMA, LLAMA, QWEN, write_sized
 
@@ -167,7 +167,7 @@ def main() -> None:
     print("| model | context | KV | replies | weights | KV cache | compute | output | total | off by |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
-        models = {"SmolLM2-135M Q4_1": resolve("smollm2-135m")}
+        models = {"SmolLM2-135M Q4_1": ModelStore().resolve("smollm2-135m")}
         for name, sizes in (("llama", LLAMA), ("gemma3", GEMMA), ("qwen2", QWEN)):
             models[f"{name}, synthetic"] = write_sized(Path(folder) / f"{name}.gguf", sizes)
         for name, path in models.items():

@@ -14,7 +14,7 @@ from localllm.backends.llamacpp import LlamaCppBackend
 from localllm.backends.lookup import in_workers
 from localllm.backends.simple import Piece, SimpleBackend, SimpleModel
 from localllm.errors import ConformanceError
-from localllm.models.refs import resolve
+from localllm.models.store import ModelStore
 from localllm.options import ModelConfig, Timeouts
 from localllm.testing import Check, backend_checks, check_backend
 from tests.backends import mutants
@@ -75,6 +75,8 @@ _THOUGHTFUL = FakeReply(LONG_TEXT, thought="Let me think. " * 3)
 _BROKEN = FakeReply(LONG_TEXT, error=ValueError("midway"), error_at=5)
 _CRASHING = FakeReply(LONG_TEXT, crash=True, error_at=5)
 
+SMOLLM2 = str(ModelStore().resolve("smollm2-135m"))
+
 CONTENDERS = {
     "fake": Contender(factory=_fake(LONG_TEXT), failing=_fake(_BROKEN)),
     "fake-parallel": Contender(factory=_fake(_THOUGHTFUL), failing=_fake(_CRASHING), config=ModelConfig(n_parallel=4)),
@@ -90,10 +92,16 @@ CONTENDERS = {
         requests=100,
     ),
     "worker-llama.cpp": Contender(
-        factory=_in_workers("llama.cpp"), ref=str(resolve("smollm2-135m")), config=ModelConfig(n_ctx=1024), requests=30
+        factory=_in_workers("llama.cpp"),
+        ref=SMOLLM2,
+        config=ModelConfig(n_ctx=1024),
+        requests=30,
     ),
     "llama.cpp": Contender(
-        factory=LlamaCppBackend, ref=str(resolve("smollm2-135m")), config=ModelConfig(n_ctx=1024), requests=30
+        factory=LlamaCppBackend,
+        ref=SMOLLM2,
+        config=ModelConfig(n_ctx=1024),
+        requests=30,
     ),
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.models.refs import resolve
+from localllm.models.store import ModelStore
 from tests.models.fetching import MakeStore
 from tests.models.hub_server import HubServer, hub_server
 from tests.models.layout import Document, take_apart
@@ -36,7 +36,7 @@ def document(tiny: Path) -> Document:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real model."""
-    return resolve("smollm2-135m")
+    return ModelStore().resolve("smollm2-135m")
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ def test_cancelling_a_task_cancels_its_download(hub: HubServer, make_store: Make
             loop = asyncio.get_running_loop()
 
             def tell(progress: PullProgress) -> None:
-                if progress.done_bytes:
+                if progress.phase == "downloading":
                     loop.call_soon_threadsafe(begun.set)
                     assert go.wait(10)
 

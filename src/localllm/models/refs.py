@@ -19,7 +19,6 @@ import os
 import re
 from collections.abc import Collection
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -214,13 +213,6 @@ def is_loopback(host: str | None) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def resolve(ref: str | os.PathLike[str]) -> Path:
-    """Return the file that `ref` leads to, by the default store. Raises what `ModelStore.find` does."""
-    from localllm.models.store import ModelStore  # which itself needs this module
-
-    return ModelStore().resolve(ref)
 
 
 def _hub(ref: str, rest: str) -> HubRef:
