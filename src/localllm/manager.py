@@ -107,6 +107,7 @@ class ModelManager:
         *,
         config: ModelConfig | None = None,
         on_progress: ProgressCallback | None = None,
+        fetch: bool = True,
     ) -> Model:
         """Load a model and wait until it is ready.
 
@@ -116,6 +117,7 @@ class ModelManager:
             config: How to load it.
             on_progress: Told how far the load is, on this or another thread. Returning False cancels the load; what it
                 raises cancels it, too, and is raised here.
+            fetch: Whether to fetch a model that is not on this machine.
 
         Returns:
             The model. Each load is one of its own.
@@ -133,7 +135,7 @@ class ModelManager:
         """
         backend = self._open()
         watch = _Watch(on_progress, lambda: self._closed)
-        spec = self._spec(backend, ref, config, watch)
+        spec = self._spec(backend, ref, config, watch if fetch else None)
         try:
             loaded = _load(backend, spec, watch)
         except ModelLoadError as exc:
@@ -229,7 +231,7 @@ class ModelManager:
         self.close()
 
     def _spec(
-        self, backend: Backend, ref: str | os.PathLike[str], config: ModelConfig | None, watch: _Watch
+        self, backend: Backend, ref: str | os.PathLike[str], config: ModelConfig | None, watch: _Watch | None
     ) -> ModelSpec:
         given: object = ref  # what users pass may be anything
         if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
@@ -239,12 +241,12 @@ class ModelManager:
         path = self._file(ref, watch) if backend.uses_files else None
         return ModelSpec(ref=os.fspath(ref), path=path, config=config or ModelConfig())
 
-    def _file(self, ref: str | os.PathLike[str], watch: _Watch) -> Path:
-        """Return the model's file, fetched first if it is elsewhere."""
+    def _file(self, ref: str | os.PathLike[str], watch: _Watch | None) -> Path:
+        """Return the model's file, fetched first if it is elsewhere and there is somebody to watch that."""
         try:
             return self.store.resolve(ref)
         except ModelNotFoundError:
-            if not self.store.fetchable(ref):
+            if watch is None or not self.store.fetchable(ref):
                 raise
         try:
             self.store.pull(ref, on_progress=watch.pulling)

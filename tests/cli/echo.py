@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -22,9 +21,10 @@ class Echo(SimpleModel):
         messages = request.messages
         asked = messages[-1].content
         match asked:
-            case "forever" | "announced":
-                if asked == "announced":
-                    print("begun", file=sys.stderr, flush=True)
+            case _ if asked == "forever" or asked.startswith("announced "):
+                if asked != "forever":
+                    with open(asked.removeprefix("announced "), "w") as pipe:  # somebody waits at its other end
+                        pipe.write("begun")
                 while True:
                     yield "on "
                     yield Pause(self.clock.now() + 0.005)

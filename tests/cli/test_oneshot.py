@@ -198,10 +198,12 @@ def test_ctrl_c_ends_the_reply_and_keeps_what_came() -> None:
     assert "Traceback" not in shown.text
 
 
-def test_ctrl_c_ends_a_reply_that_nobody_sees_yet() -> None:
+def test_ctrl_c_ends_a_reply_that_nobody_sees_yet(tmp_path: Path) -> None:
     """With --json the partial reply is still told."""
-    with screen("chat", *ECHO, "--json", "announced") as shown:
-        shown.expect("begun")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with screen("chat", *ECHO, "--json", f"announced {pipe}") as shown:
+        assert pipe.read_text() == "begun"
         shown.type(CTRL_C)
         assert shown.end() == 130
     assert '"finish_reason": "cancelled"' in shown.text

@@ -77,6 +77,7 @@ class AsyncModelManager:
         *,
         config: ModelConfig | None = None,
         on_progress: ProgressCallback | None = None,
+        fetch: bool = True,
     ) -> AsyncModel:
         """Load a model. Cancelling the task cancels the load.
 
@@ -86,6 +87,7 @@ class AsyncModelManager:
             config: How to load it.
             on_progress: Told how far the load is, in the event loop. Returning False cancels the load; what it raises
                 cancels it, too, and is raised here.
+            fetch: Whether to fetch a model that is not on this machine.
 
         Returns:
             The model. Each load is one of its own.
@@ -93,7 +95,7 @@ class AsyncModelManager:
         Raises:
             LocalLLMError: As `ModelManager.load`.
         """
-        load = partial(self._sync.load, ref, config=config)
+        load = partial(self._sync.load, ref, config=config, fetch=fetch)
         return AsyncModel(await load_on_thread(lambda progress: load(on_progress=progress), on_progress))
 
     @property

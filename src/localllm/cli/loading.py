@@ -57,7 +57,7 @@ def loaded(settings: ChatSettings, terminal: Terminal) -> Iterator[Model]:
                 return not interrupt
 
             try:
-                model = models.load(settings.model, config=settings.config, on_progress=report)
+                model = models.load(settings.model, config=settings.config, on_progress=report, fetch=False)
             except LoadCancelledError as exc:
                 raise KeyboardInterrupt from exc
         if interrupt:  # too late to stop the loading, not too late to obey
