@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CORE_DEPENDENCIES = {"attrs", "filelock", "httpcore", "httpx", "jinja2", "platformdirs", "typing-extensions"}
+CORE_DEPENDENCIES = {
+    "attrs", "cattrs", "filelock", "httpcore", "httpx", "jinja2", "msgspec", "platformdirs", "typing-extensions",
+}  # fmt: skip
 INSTALLED_WITH_THE_CORE = (
-    "anyio", "attrs", "certifi", "filelock", "h11", "httpcore", "httpx", "idna", "jinja2", "markupsafe", "platformdirs",
+    "anyio", "attrs", "cattrs", "certifi", "filelock", "h11", "httpcore", "httpx", "idna", "jinja2", "markupsafe",
+    "msgspec", "platformdirs",
     "typing_extensions",
 )  # fmt: skip
 
