@@ -120,11 +120,11 @@ class Link:
         self._looking = threading.Lock()
         self._looked_s = 0.0
         self._liveness = Liveness(launch.timeouts.heartbeat_s)
-        self.began_s = time.monotonic()
-        self.beat = Beat()
+        self.began_s: float = time.monotonic()
+        self.beat: Beat = Beat()
         self.gone: LocalLLMError | None = None
         """Why it has ended; None while it runs."""
-        self.ended = threading.Event()
+        self.ended: threading.Event = threading.Event()
         self._channel.open()
 
     @property

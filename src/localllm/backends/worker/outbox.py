@@ -84,7 +84,7 @@ class Outbox:
         self._logs = 0
         self._dropped_logs = 0
         self._closed = False
-        self.marks = 0
+        self.marks: int = 0
         """Events put in so far."""
 
     def put(self, message: ToParent) -> None:

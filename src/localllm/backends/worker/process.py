@@ -59,7 +59,8 @@ class WorkerProcess:
         if self._popen.stdin is None or self._popen.stdout is None or self._popen.stderr is None:
             raise WorkerStartError("the worker process has no pipes")  # cannot be: all three were asked for
         self._pipes = (self._popen.stdin, self._popen.stdout, self._popen.stderr)
-        self.in_fd, self.out_fd = self._popen.stdin.fileno(), self._popen.stdout.fileno()
+        self.in_fd: int = self._popen.stdin.fileno()
+        self.out_fd: int = self._popen.stdout.fileno()
         self.pid: int = self._popen.pid
         self._lines: deque[str] = deque(maxlen=10 * LAST_LINES)
         self._asserts: deque[str] = deque(maxlen=2)

@@ -83,7 +83,7 @@ class Supervisor:
         self._numbers = itertools.count(1)
         self._inbox: SimpleQueue[Command] = SimpleQueue()
         self._done = threading.Event()
-        self.last_stats = ModelStats()
+        self.last_stats: ModelStats = ModelStats()
         """The model's figures when it was closed."""
         self._thread = threading.Thread(target=self._run, name="localllm-worker-watch", daemon=True)
         self._thread.start()
