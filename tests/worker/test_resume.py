@@ -130,7 +130,7 @@ def test_what_kills_its_worker_each_time_is_given_up() -> None:
         with pytest.raises(WorkerCrashedError, match="SIGSEGV"):
             ChatSession(model).send("kill SIGSEGV")
         assert other.reply.text == hostile.expected(2000)
-        assert 3 <= models.workers()[0].restarts <= 4
+        assert 3 <= models.workers()[0].restarts <= 6, "more where the other one was cut off without a token, too"
 
 
 def test_a_cancel_during_the_pause_is_a_cancel() -> None:

@@ -104,7 +104,12 @@ class AsyncModelManager:
         return self._sync.store
 
     async def pull(
-        self, ref: str | os.PathLike[str], *, sha256: str | None = None, on_progress: PullCallback | None = None
+        self,
+        ref: str | os.PathLike[str],
+        *,
+        sha256: str | None = None,
+        on_progress: PullCallback | None = None,
+        cancel: Cancellation | None = None,
     ) -> StoredModel:
         """Fetch a model, or find it already here. Cancelling the task cancels the download. See `ModelStore.pull`.
 
@@ -112,8 +117,9 @@ class AsyncModelManager:
             ref: The model.
             sha256: The file's checksum, if the caller knows it.
             on_progress: Told how far it is, on the thread that fetches.
+            cancel: Cancels it, too.
         """
-        cancel = Cancellation()
+        cancel = cancel or Cancellation()
         pull = partial(self._sync.pull, ref, sha256=sha256, on_progress=on_progress, cancel=cancel)
         return await _cancellable(pull, cancel)
 
@@ -129,9 +135,15 @@ class AsyncModelManager:
         """Return how much memory a model on this machine will take. See `ModelManager.estimate`."""
         return await to_thread(self._sync.estimate, ref, config)
 
-    async def verify(self, ref: str | os.PathLike[str], *, on_progress: PullCallback | None = None) -> Verification:
+    async def verify(
+        self,
+        ref: str | os.PathLike[str],
+        *,
+        on_progress: PullCallback | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Verification:
         """Compare a model's files with their checksums. Cancelling the task ends it. See `ModelStore.verify`."""
-        cancel = Cancellation()
+        cancel = cancel or Cancellation()
         return await _cancellable(partial(self._sync.verify, ref, on_progress=on_progress, cancel=cancel), cancel)
 
     async def remove(self, ref: str | os.PathLike[str]) -> StoredModel:
