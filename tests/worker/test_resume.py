@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pytest
 
@@ -38,7 +39,8 @@ class Kills:
                 if info.pid is not None and not has_ended(info.pid):
                     self.left -= 1
                     self._next = self._random.randrange(self._furthest)
-                    kill(self._models, self._random.choice(["SIGKILL", "SIGSEGV", "SIGABRT"]))
+                    with suppress(ProcessLookupError):  # it has just ended, by the kill before
+                        kill(self._models, self._random.choice(["SIGKILL", "SIGSEGV", "SIGABRT"]))
 
 
 def _read(model: Model, prompt: str, kills: Kills, into: list[str]) -> None:
