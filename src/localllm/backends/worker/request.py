@@ -44,6 +44,7 @@ class ActiveRequest:
     resumes: bool
     link: Link | None = None
     accepted: bool = False
+    overlooked: int = 0
     cancelled: bool = False
     ended: bool = False
     late: GenerationTimeoutError | None = None
@@ -88,6 +89,15 @@ class ActiveRequest:
         """End it without the worker, which is gone."""
         now_s = time.monotonic()
         self._end(GenerationEnded(reason, self._usage(), self._timings(now_s, self._count()), error=error))
+
+    def unseen(self) -> bool:
+        """Note that its worker crashed; whether the backend had not been given it by then, as far as can be known.
+
+        One that kills its worker at once may do so before the worker could tell that it was given it. So that is
+        believed once.
+        """
+        self.overlooked += not self.accepted
+        return not self.accepted and self.overlooked < 2
 
     def survives(self, *, alone: bool) -> bool:
         """Note that its worker crashed; False if that is to be blamed on this request, which ran `alone` by then."""

@@ -309,7 +309,7 @@ class Supervisor:
             self._end(active, "cancelled")
         elif active.late is not None:
             self._end(active, "timeout", active.late)
-        elif not active.accepted:
+        elif active.unseen():
             return  # the backend never saw it: it has nothing to do with the crash, and has lost nothing
         elif self._on_crash == "raise" or not active.survives(alone=active is self._trials.alone):
             self._end(active, "error", own_copy(crash))
