@@ -95,6 +95,7 @@ def test_mutated_messages_from_the_worker_are_refused_or_are_messages(message: T
         ({"is": "Cancel", "id": 1.0}, "1.0 is no int"),
         ({"is": "Cancel"}, "id"),
         ({"is": "Cancel", "id": 1, "more": 2}, "more"),
+        ({"is": "Cancel", "id": 1, 4.5: 2}, "a key that is no text"),
         ({"is": "Cancle", "id": 1}, "Cancle"),
         ({"is": ["Cancel"], "id": 1}, "unhashable"),
         ({"id": 1}, "is"),

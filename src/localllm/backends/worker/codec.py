@@ -72,7 +72,7 @@ class Codec(Generic[_M]):
             raise
         except Exception as exc:
             # Whatever cattrs, attrs or a validator of ours raises says one thing: this is no message.
-            raise CodecError(f"not a message: {type(exc).__name__}: {exc}".replace("\n", " ")[:400]) from exc
+            raise CodecError(f"not a message: {type(exc).__name__}: {_said(exc)}".replace("\n", " ")[:400]) from exc
 
 
 @cache  # making one takes some 10 ms
@@ -167,3 +167,11 @@ def _to_call(value: object) -> ToolCall:
 
 def _is_error(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, LocalLLMError)
+
+
+def _said(exc: BaseException) -> str:
+    """Return an exception's text; cattrs has none for a map with a key that is no text."""
+    try:
+        return str(exc)
+    except TypeError:
+        return "a key that is no text"
