@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from localllm.backends.fake import FakeBackend, FakeReply
     from localllm.backends.worker.info import WorkerInfo
     from localllm.batch import BatchItem, BatchProgress, BatchResult
+    from localllm.chat.rendered import RenderedPrompt
     from localllm.engine.stats import ModelStats
     from localllm.errors import (
         AccessDeniedError,
@@ -121,7 +122,6 @@ if TYPE_CHECKING:
         Message,
         Prompt,
         PromptProgress,
-        RenderedPrompt,
         Reply,
         ReplyEnded,
         Role,
@@ -254,6 +254,7 @@ _NAMES_OF = {
     "localllm.backends.worker.info": "WorkerInfo",
     "localllm.batch": "BatchItem BatchProgress BatchResult",
     "localllm.engine.stats": "ModelStats",
+    "localllm.chat.rendered": "RenderedPrompt",
     "localllm.errors": (
         "AccessDeniedError BackendError BackendUnavailableError ChecksumError ClosedError ConformanceError "
         "ConnectionLostError ContextOverflowError DiskFullError DownloadCancelledError DownloadError "
@@ -279,7 +280,7 @@ _NAMES_OF = {
     "localllm.session": "ChatSession",
     "localllm.stream": "ChatStream",
     "localllm.types": (
-        "BackendEvent FinishReason GenerationEnded Message Prompt PromptProgress RenderedPrompt Reply "
+        "BackendEvent FinishReason GenerationEnded Message Prompt PromptProgress Reply "
         "ReplyEnded Role Segment StreamChunk StreamEvent TextDelta Timings TokenIds ToolCall Usage"
     ),
 }

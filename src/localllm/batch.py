@@ -1,7 +1,7 @@
 """Many prompts through one model: the core of `Model.generate_many`, which the plain and the async iterator share.
 
-A batch neither waits nor pulls: it says when it is
-`hungry`, is given items, and steps to the next result. Each item is a turn of its own, as in a session with no history.
+A batch neither waits nor pulls: it says when it is `hungry`, is given items, and steps to the next result. Each item is
+a turn of its own, as in a session with no history.
 
 Backends tell a turn's end on their threads; that is all they do here (`_told`): an append to a deque, and a wake-up.
 Everything else happens in the consumer's thread.

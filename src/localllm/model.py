@@ -14,12 +14,13 @@ from localllm.backends.base import GenerateHandle, GenerateRequest, LoadedModel,
 from localllm.batch import Batch, BatchCallback, BatchItems, BatchResult
 from localllm.batch_results import BatchResults, batch_of
 from localllm.chat.history import check_messages
+from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import BackendError, ClosedError, InvalidOptionError, LocalLLMError
 from localllm.models.info import ModelInfo
 from localllm.options import GenerationOptions
 from localllm.pump import ThreadPump
-from localllm.types import Message, RenderedPrompt
+from localllm.types import Message
 
 
 @define(eq=False, repr=False)

@@ -328,19 +328,6 @@ StreamEvent: TypeAlias = PromptProgress | StreamChunk | ReplyEnded
 
 
 @frozen
-class RenderedPrompt:
-    """A conversation as the model reads it.
-
-    Args:
-        text: The exact text, control tokens spelled out.
-        tokens: The exact tokens.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-
-
-@frozen
 class TextDelta:
     """A backend made text: whole characters, never empty, never a part of a stop string.
 

@@ -25,6 +25,7 @@ from localllm.backends.llamacpp.sizing import estimate
 from localllm.backends.llamacpp.token_model import LlamaTokenModel
 from localllm.models.checks import check_file
 from localllm.models.estimate import KvType, MemoryEstimate
+from localllm.models.footprint import read_footprint
 from localllm.models.gguf import GGUFHeader
 from localllm.models.store import ModelStore
 from localllm.options import ModelConfig
@@ -115,7 +116,8 @@ class Measured:
     def reported(self, config: ModelConfig) -> Reported:
         """Open the context that the engine would have at its ceiling, free it, and return what llama.cpp said."""
         native = self._native
-        shape = Shape(n_ctx_train=native.n_ctx_train, kv_values=native.kv_values, n_swa=native.n_swa)
+        usual_kv = read_footprint(self.header).usual_kv
+        shape = Shape(n_ctx_train=native.n_ctx_train, kv_values=usual_kv, n_swa=native.n_swa)
         limits = limits_for(config, _MACHINE, shape)
         model = LlamaTokenModel(native, compute_for(config, _MACHINE, limits))
         with _listening() as log:

@@ -19,10 +19,11 @@ from localllm.backends.base import (
     Sink,
 )
 from localllm.backends.fake import FakeBackend
+from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import InvalidOptionError
 from localllm.models.info import ModelInfo
-from localllm.types import BackendEvent, GenerationEnded, Message, RenderedPrompt, TextDelta, Timings, Usage
+from localllm.types import BackendEvent, GenerationEnded, Message, TextDelta, Timings, Usage
 
 LONG_TEXT = " ".join(f"word {count} 🙂" for count in range(100))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
 from localllm.backends.llamacpp.hardware import Machine, free_bytes, physical_cores
 from localllm.backends.llamacpp.token_model import Compute
 from localllm.engine.engine import EngineLimits
+from localllm.models.checks import check_file
+from localllm.models.footprint import read_footprint
 
 GIGABYTE = 1 << 30
 LAPTOP = Machine(cores=4, free_bytes=8 * GIGABYTE)
@@ -98,11 +101,17 @@ def test_a_quantized_kv_cache_turns_flash_attention_on_and_refuses_to_go_without
         compute_for(config, LAPTOP, limits_for(config, LAPTOP, SMALL))
 
 
-def test_the_real_model_is_loaded_with_them() -> None:
-    """Its KV cache has as many numbers a token as its header says."""
+def test_the_real_model_is_loaded_with_them(smollm2_path: Path) -> None:
+    """Its header says what the choices are made from: keys and values of 30 layers, 3 heads of 64 each."""
+    footprint = read_footprint(check_file(smollm2_path))
+    assert (footprint.trained_ctx, footprint.usual_kv) == (SMALL.n_ctx_train, SMALL.kv_values)
     with ModelManager(isolation="thread") as models:
         info = models.load("smollm2-135m").info
     assert (info.n_ctx, info.n_parallel) == (8192, 8)
+
+
+def test_the_machine_tells_its_cores_and_its_free_memory() -> None:
+    """At least one core; free memory where the system says it."""
     assert physical_cores() >= 1
     free = free_bytes()
     assert free is None or free > 0

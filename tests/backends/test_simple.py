@@ -17,6 +17,7 @@ from localllm.backends.base import GenerateRequest, LoadedModel, ModelSpec
 from localllm.backends.clock import Clock
 from localllm.backends.simple import Finish, Pause, Piece, SimpleBackend, SimpleModel
 from localllm.backends.words import Tokenizer
+from localllm.chat.rendered import RenderedPrompt
 from localllm.errors import (
     BackendError,
     ClosedError,
@@ -29,7 +30,7 @@ from localllm.errors import (
 from localllm.models.info import ModelInfo
 from localllm.options import GenerationOptions, ModelConfig, RequestOptions
 from localllm.testing import EventLog, ManualClock, collect
-from localllm.types import GenerationEnded, Message, RenderedPrompt, TextDelta, ToolCall
+from localllm.types import GenerationEnded, Message, TextDelta, ToolCall
 
 SPEC = ModelSpec(ref="mine")
 

@@ -73,7 +73,6 @@ def test_the_header_tells_what_the_defaults_depend_on(kind: Path, smollm2_path: 
     for path in (kind, smollm2_path):
         header, native = read_footprint(check_file(path)), NativeModel(path)
         assert header.trained_ctx == native.n_ctx_train
-        assert header.usual_kv == native.kv_values
         assert header.window == native.n_swa
         assert header.recurrent is not native.can_cut
         assert header.vocabulary == native.n_vocab

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localllm.chat.rendered import RenderedPrompt
 from localllm.chat.renderer import PromptRenderer
 from localllm.chat.template import CHATML, ChatTemplate
 from localllm.chat.tokenizer import PromptTokenizer, Splice
 from localllm.chat.traced import CONTENT, OWN, TracedText, content, join, plain
 from localllm.chat.vocabulary import is_structure
 from localllm.errors import TemplateError
-from localllm.types import Message, RenderedPrompt
+from localllm.types import Message
 from tests.chat.conversations import chat, tool_chat
 from tests.chat.vocab import LlamaVocabulary
 

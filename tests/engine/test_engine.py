@@ -339,3 +339,28 @@ def test_an_engine_closed_while_its_context_grows_frees_both() -> None:
     closer.join(10)
     assert sink.end().finish_reason == "cancelled"
     assert all(context.closed for context in model.contexts)
+
+
+def test_a_growth_that_runs_out_of_memory_half_way_frees_the_larger_context() -> None:
+    """The small one goes on, and a request that fits into it is answered."""
+
+    class TightModel(ToyModel):
+        def open_context(self, n_cells: int, n_sequences: int) -> ToyContext:
+            context = super().open_context(n_cells, n_sequences)
+            if n_cells > 32:
+                context.load = no_memory  # type: ignore[method-assign]
+            return context
+
+    def no_memory(seq_id: int, data: bytes, start: int, stop: int) -> None:
+        raise MemoryError("none left")
+
+    model = TightModel()
+    engine = Engine(model, evolve(LIMITS, first_cells=32, cache_ram_bytes=0), "toy")
+    large, small = Sink(), Sink()
+    engine.submit(TALKATIVE, RequestOptions.of({"max_tokens": 100}), large)
+    large.end()
+    engine.submit(TALKATIVE, RequestOptions.of({"max_tokens": 5}), small)
+    small.end()
+    assert small.tokens == solo(TALKATIVE, 5)
+    assert [context.closed for context in model.contexts if context.n_cells > 32].count(False) == 0
+    engine.close()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from localllm.backends.base import GenerateRequest, LoadProgress, ModelSpec, ResumePoint
 from localllm.backends.worker import messages as m
+from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import BackendError, ContextOverflowError, FirstTokenTimeoutError, LocalLLMError
 from localllm.models.info import ModelInfo
@@ -18,7 +19,6 @@ from localllm.types import (
     GenerationEnded,
     Message,
     PromptProgress,
-    RenderedPrompt,
     TextDelta,
     Timings,
     TokenIds,

@@ -46,7 +46,8 @@ from localllm.backends.worker.messages import (
     TokensAre,
     ToParent,
 )
-from localllm.types import BackendEvent, GenerationEnded, Message, RenderedPrompt, TextDelta
+from localllm.chat.rendered import RenderedPrompt
+from localllm.types import BackendEvent, GenerationEnded, Message, TextDelta
 from tests.worker import hostile
 from tests.worker.harness import LIMIT_S, until
 

@@ -12,11 +12,12 @@ from attrs import define
 from localllm.aio.batch import AsyncBatchItems, AsyncBatchResults
 from localllm.aio.pump import LoopPump
 from localllm.batch import BatchCallback, BatchResult
+from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.model import Model
 from localllm.models.info import ModelInfo
 from localllm.options import GenerationOptions
-from localllm.types import Message, RenderedPrompt
+from localllm.types import Message
 
 
 @define(eq=False, repr=False)

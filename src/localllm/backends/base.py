@@ -36,10 +36,11 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from attrs import frozen
 
+from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.models.info import ModelInfo
 from localllm.options import ModelConfig, RequestOptions
-from localllm.types import BackendEvent, Message, RenderedPrompt
+from localllm.types import BackendEvent, Message
 
 Sink: TypeAlias = Callable[[BackendEvent], None]
 """Where a request's events go."""

@@ -41,10 +41,11 @@ from localllm.backends.clock import Clock, SystemClock
 from localllm.backends.request_queue import RequestQueue
 from localllm.backends.simple_request import Finish, Pause, Piece, SimpleRequest
 from localllm.backends.words import TURN_BEGIN, TURN_END, Tokenizer, WordTokenizer
+from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import ClosedError, InvalidOptionError, LoadCancelledError, LocalLLMError
 from localllm.models.info import ModelInfo
-from localllm.types import Message, RenderedPrompt, Usage
+from localllm.types import Message, Usage
 
 __all__ = ["Finish", "Pause", "Piece", "SimpleBackend", "SimpleModel"]
 

@@ -15,6 +15,7 @@ from localllm.backends.answer import Answer
 from localllm.backends.base import GenerateRequest, Sink
 from localllm.backends.clock import Clock
 from localllm.backends.words import Tokenizer
+from localllm.chat.rendered import RenderedPrompt
 from localllm.errors import BackendError, ContextOverflowError, LocalLLMError
 from localllm.models.info import ModelInfo
 from localllm.types import (
@@ -23,7 +24,6 @@ from localllm.types import (
     GenerationEnded,
     Message,
     PromptProgress,
-    RenderedPrompt,
     TextDelta,
     Timings,
     TokenIds,

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from localllm._json import JsonValue
 from localllm.chat.lru import Lru
+from localllm.chat.rendered import RenderedPrompt
 from localllm.chat.template import ChatTemplate
 from localllm.chat.tokenizer import PromptTokenizer, Splice
 from localllm.chat.traced import CONTENT, OWN, TracedText, plain
 from localllm.chat.vocabulary import Vocabulary
-from localllm.types import Message, RenderedPrompt
+from localllm.types import Message
 
 _FIRST_ORIGIN = ord(CONTENT) + 1
 _CACHE_TOKENS = 500_000

@@ -164,6 +164,7 @@ class Lane:
         except MemoryError as exc:
             _log.warning("the context stays at %s tokens: %s", self.scheduler.cache.table.n_cells, exc)
             self.scheduler.cannot_grow()
+            self._growth.abandon()
             self._growth = None
             return True
         if larger is not None:

@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import ClassVar
 
 from attrs import evolve
@@ -29,6 +28,7 @@ from localllm.backends.llamacpp.requests import RequestDesk
 from localllm.backends.llamacpp.sampling import check_bias
 from localllm.backends.llamacpp.sizing import estimate, fitted
 from localllm.backends.llamacpp.token_model import Compute, LlamaTokenModel, LlamaVocabulary
+from localllm.chat.rendered import RenderedPrompt
 from localllm.chat.renderer import PromptRenderer
 from localllm.chat.template import CHATML, ChatTemplate
 from localllm.engine.engine import Engine, EngineLimits
@@ -36,9 +36,10 @@ from localllm.engine.stats import ModelStats
 from localllm.errors import ClosedError, ContextOverflowError, InvalidOptionError, ModelLoadError
 from localllm.models.checks import check_file
 from localllm.models.describe import model_info
+from localllm.models.footprint import read_footprint
 from localllm.models.info import ModelInfo, TemplateSource
 from localllm.options import ModelConfig
-from localllm.types import Message, RenderedPrompt
+from localllm.types import Message
 
 _open_models: weakref.WeakSet[LlamaModel] = weakref.WeakSet()
 
@@ -208,7 +209,7 @@ class LlamaCppBackend(Backend):
             config = fitted(config, found, spec.ref)
         native = NativeModel(spec.path, gpu_layers=layers, mmap=spec.config.mmap, on_progress=_fraction(on_progress))
         try:
-            model = self._serve(native, info, config, machine, spec.path)
+            model = self._serve(native, info, config, machine, read_footprint(header).usual_kv)
         except MemoryError as exc:
             native.close()
             raise ModelLoadError(str(exc)) from exc
@@ -225,11 +226,11 @@ class LlamaCppBackend(Backend):
             model.close()
 
     def _serve(
-        self, native: NativeModel, info: ModelInfo, config: ModelConfig, machine: Machine, path: Path
+        self, native: NativeModel, info: ModelInfo, config: ModelConfig, machine: Machine, usual_kv: int
     ) -> LlamaModel:
         if not native.has_decoder:
-            raise ModelLoadError(f"{path} is no model that generates text ({info.architecture})")
-        shape = Shape(n_ctx_train=native.n_ctx_train, kv_values=native.kv_values, n_swa=native.n_swa)
+            raise ModelLoadError(f"{info.path} is no model that generates text ({info.architecture})")
+        shape = Shape(n_ctx_train=native.n_ctx_train, kv_values=usual_kv, n_swa=native.n_swa)
         limits = limits_for(config, machine, shape)
         compute = compute_for(config, machine, limits)
         template, source = _template(config, info)

@@ -170,14 +170,6 @@ class NativeModel:
         return int(self._lib.llama_model_n_layer(self.handle))
 
     @property
-    def kv_values(self) -> int:
-        """Numbers that a plain KV cache keeps for a token: keys and values of all layers, heads of usual length."""
-        lib, handle = self._lib, self.handle
-        heads = max(1, int(lib.llama_model_n_head(handle)))
-        head_length = int(lib.llama_model_n_embd(handle)) // heads
-        return 2 * self.n_layers * int(lib.llama_model_n_head_kv(handle)) * head_length
-
-    @property
     def n_swa(self) -> int:
         """Tokens of its sliding window; 0 if it has none."""
         return int(self._lib.llama_model_n_swa(self.handle))

@@ -15,9 +15,10 @@ from typing import TypeAlias
 from attrs import frozen
 
 from localllm.backends.base import GenerateRequest, LoadProgress, ModelSpec
+from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.models.info import ModelInfo
-from localllm.types import BackendEvent, Message, RenderedPrompt
+from localllm.types import BackendEvent, Message
 
 PROTOCOL = 1
 """The protocol's version; a message that changes its form raises it."""

@@ -20,10 +20,11 @@ from localllm.backends.worker.messages import (
     TokensAre,
 )
 from localllm.backends.worker.supervisor import Supervisor
+from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import InvalidOptionError, LocalLLMError, WorkerProtocolError
 from localllm.models.info import ModelInfo
-from localllm.types import Message, RenderedPrompt
+from localllm.types import Message
 
 _F = TypeVar("_F")
 
