@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"backends"},
     {"chat", "models"},
     {"engine"},
-    {"types", "options", "errors", "_json", "_version"},
+    {"types", "messages", "options", "errors", "_json", "_version"},
 ]
 """The package's parts from the top down. A part imports from its own layer and those below; "" is `__init__`."""
 

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from localllm.backends.fake import FakeBackend, FakeReply
     from localllm.backends.worker.info import WorkerInfo
     from localllm.batch import BatchItem, BatchProgress, BatchResult
+    from localllm.chat.definitions import (
+        ToolDefinition,
+    )
     from localllm.chat.rendered import RenderedPrompt
     from localllm.engine.stats import ModelStats
     from localllm.errors import (
@@ -86,8 +89,10 @@ if TYPE_CHECKING:
         StreamConsumedError,
         TemplateError,
         TokenTimeoutError,
+        TruncatedOutputError,
         UnknownOptionError,
         UnsafeNameError,
+        UnsupportedError,
         WorkerCrashedError,
         WorkerFrozenError,
         WorkerMemoryError,
@@ -132,6 +137,9 @@ if TYPE_CHECKING:
         Timings,
         TokenIds,
         ToolCall,
+        ToolCallDelta,
+        ToolCallEnded,
+        ToolCallStarted,
         Usage,
     )
 
@@ -228,8 +236,14 @@ __all__ = [
     "TokenIds",
     "TokenTimeoutError",
     "ToolCall",
+    "ToolCallDelta",
+    "ToolCallEnded",
+    "ToolCallStarted",
+    "ToolDefinition",
+    "TruncatedOutputError",
     "UnknownOptionError",
     "UnsafeNameError",
+    "UnsupportedError",
     "Usage",
     "Verification",
     "WorkerCrashedError",
@@ -253,24 +267,25 @@ _NAMES_OF = {
     "localllm.backends.fake": "FakeBackend FakeReply",
     "localllm.backends.worker.info": "WorkerInfo",
     "localllm.batch": "BatchItem BatchProgress BatchResult",
-    "localllm.engine.stats": "ModelStats",
+    "localllm.chat.definitions": "ToolDefinition",
     "localllm.chat.rendered": "RenderedPrompt",
+    "localllm.engine.stats": "ModelStats",
     "localllm.errors": (
         "AccessDeniedError BackendError BackendUnavailableError ChecksumError ClosedError ConformanceError "
         "ConnectionLostError ContextOverflowError DiskFullError DownloadCancelledError DownloadError "
         "DownloadStalledError FirstTokenTimeoutError ForkedError GenerationError GenerationTimeoutError "
-        "InsufficientMemoryError InvalidModelFileError InvalidOptionError InvalidPromptError "
-        "LoadCancelledError LoadTimeoutError LocalLLMError ModelLoadError ModelNotFoundError OfflineError "
-        "PromptTypeError QueueFullError RateLimitedError ReplyTimeoutError ScriptError ServerError "
-        "SessionBusyError StoreError StreamConsumedError TemplateError TokenTimeoutError UnknownOptionError "
-        "UnsafeNameError WorkerCrashedError WorkerFrozenError WorkerMemoryError WorkerProtocolError "
-        "WorkerStartError WorkerStartTimeoutError WrongLengthError WrongRangeError"
+        "InsufficientMemoryError InvalidModelFileError InvalidOptionError InvalidPromptError LoadCancelledError "
+        "LoadTimeoutError LocalLLMError ModelLoadError ModelNotFoundError OfflineError PromptTypeError QueueFullError "
+        "RateLimitedError ReplyTimeoutError ScriptError ServerError SessionBusyError StoreError StreamConsumedError "
+        "TemplateError TokenTimeoutError TruncatedOutputError UnknownOptionError UnsafeNameError UnsupportedError "
+        "WorkerCrashedError WorkerFrozenError WorkerMemoryError WorkerProtocolError WorkerStartError "
+        "WorkerStartTimeoutError WrongLengthError WrongRangeError"
     ),
     "localllm.manager": "ModelManager",
     "localllm.model": "Model",
-    "localllm.models.info": "ModelInfo",
     "localllm.models.cancel": "Cancellation",
     "localllm.models.estimate": "MemoryEstimate",
+    "localllm.models.info": "ModelInfo",
     "localllm.models.network": "Network",
     "localllm.models.progress": "PullProgress",
     "localllm.models.retry": "RetryPolicy",
@@ -280,8 +295,9 @@ _NAMES_OF = {
     "localllm.session": "ChatSession",
     "localllm.stream": "ChatStream",
     "localllm.types": (
-        "BackendEvent FinishReason GenerationEnded Message Prompt PromptProgress Reply "
-        "ReplyEnded Role Segment StreamChunk StreamEvent TextDelta Timings TokenIds ToolCall Usage"
+        "BackendEvent FinishReason GenerationEnded Message Prompt PromptProgress Reply ReplyEnded Role Segment "
+        "StreamChunk StreamEvent TextDelta Timings TokenIds ToolCall ToolCallDelta ToolCallEnded ToolCallStarted "
+        "Usage"
     ),
 }
 

@@ -17,7 +17,17 @@ from localllm.errors import InvalidOptionError, SessionBusyError
 from localllm.model import Model
 from localllm.options import RequestOptions
 from localllm.turn import Turn
-from localllm.types import BackendEvent, GenerationEnded, Message, Prompt, PromptProgress, TextDelta
+from localllm.types import (
+    BackendEvent,
+    GenerationEnded,
+    Message,
+    Prompt,
+    PromptProgress,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+)
 
 Overflow = Literal["error"]
 """What to do with a conversation that is longer than the context window."""
@@ -198,7 +208,7 @@ def _log_preload(event: BackendEvent) -> None:
         case GenerationEnded():
             if event.error is not None:
                 _log.debug("a preload failed: %s", event.error)
-        case PromptProgress() | TextDelta():
+        case PromptProgress() | TextDelta() | ToolCallStarted() | ToolCallDelta() | ToolCallEnded():
             return
         case _:
             assert_never(event)

@@ -46,6 +46,8 @@
         │   ├── FirstTokenTimeoutError              its first token, longer than `Timeouts.first_token_s`
         │   ├── TokenTimeoutError                   a further token, longer than `Timeouts.between_tokens_s`
         │   └── ReplyTimeoutError                   all of it, longer than `Timeouts.reply_s`
+        ├── TruncatedOutputError (ValueError)       cut off by `max_tokens` before it was what its schema asks for
+        ├── UnsupportedError (NotImplementedError)  the backend cannot do what was asked for
         ├── QueueFullError                          more requests wait than `max_queue` allows
         ├── BackendError                            the backend failed in a way of its own
         └── ScriptError (AssertionError)            a FakeBackend was asked for more than its script holds
@@ -283,6 +285,24 @@ class TokenTimeoutError(GenerationTimeoutError):
 
 class ReplyTimeoutError(GenerationTimeoutError):
     """The whole reply took longer than `Timeouts.reply_s`."""
+
+
+class TruncatedOutputError(GenerationError, ValueError):
+    """A reply with a schema ended before it was whole; `reply` has its text, `partial` what could be read of it.
+
+    Args:
+        message: What happened.
+        partial: What could be read of the JSON text so far; None if nothing could.
+        reply: The partial reply.
+    """
+
+    def __init__(self, message: str, *, partial: object = None, reply: Reply | None = None) -> None:
+        super().__init__(message, reply=reply)
+        self.partial = partial
+
+
+class UnsupportedError(GenerationError, NotImplementedError):
+    """The backend cannot do what was asked for, such as hold its model to a grammar."""
 
 
 class QueueFullError(GenerationError):

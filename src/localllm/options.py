@@ -48,6 +48,14 @@ class GenerationOptions(TypedDict, total=False):
     frequency_penalty: float
     presence_penalty: float
     logit_bias: Mapping[int, float]
+    regex: str | None
+    choice: Sequence[str] | None
+    grammar: str | None
+    thoughts: Literal["keep", "drop", "off"]
+    max_thought_tokens: int | None
+    tool_choice: str
+    parallel_tool_calls: bool
+    top_logprobs: int | None
 
 
 _V = TypeVar("_V")
@@ -110,10 +118,14 @@ def _check_texts(instance: object, attribute: Attribute[_V], value: _V, /) -> No
     for text in value:
         if not text:
             raise InvalidOptionError(f"{attribute.name} holds an empty string, which would match everywhere")
-        try:
-            text.encode()
-        except UnicodeEncodeError as exc:
-            raise InvalidOptionError(f"{attribute.name} holds a lone surrogate: {text!r:.80}") from exc
+        _check_encodes(attribute.name, text)
+
+
+def _check_encodes(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidOptionError(f"{name} holds a lone surrogate: {text!r:.80}") from exc
 
 
 _Bias = tuple[tuple[int, float], ...]
@@ -136,6 +148,32 @@ def _check_bias(instance: object, attribute: Attribute[_V], value: _V, /) -> Non
             raise InvalidOptionError(
                 f"{attribute.name} must map token ids (0 or more) to numbers (-inf forbids a token); got {pair!r:.80}"
             )
+
+
+def _choices(value: Sequence[str] | None) -> tuple[str, ...] | None:
+    """A converter: a sequence becomes a tuple; one str is a mistake that `_check_choice` reports."""
+    given: object = value
+    if given is None or isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        return cast("tuple[str, ...] | None", given)
+    return tuple(given)
+
+
+def _check_choice(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
+    if value is None:
+        return
+    if not isinstance(value, tuple) or not value:
+        raise InvalidOptionError(f"{attribute.name} must be a sequence of at least one str; got {value!r:.80}")
+    _check_texts(instance, attribute, value)
+    if len(set(value)) < len(value):
+        raise InvalidOptionError(f"{attribute.name} holds a text twice; got {value!r:.80}")
+
+
+def _check_pattern(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
+    if value is None and attribute.default is None:
+        return
+    if not isinstance(value, str) or not value:
+        raise InvalidOptionError(f"{attribute.name} must be a str that is not empty; got {value!r:.80}")
+    _check_encodes(attribute.name, value)
 
 
 @frozen(kw_only=True)
@@ -171,6 +209,17 @@ class RequestOptions:
         frequency_penalty: Taken from a logit for each time its token was seen lately.
         presence_penalty: Taken once from the logit of each token seen lately.
         logit_bias: Added to the logits of these tokens; -inf forbids one.
+        regex: A regular expression that the whole text matches.
+        choice: Texts of which the reply is one.
+        grammar: A grammar that the text follows, in llguidance's dialect of Lark; its first rule is `start`.
+        thoughts: What becomes of reasoning: "keep" it apart, as thought segments and `Reply.thought`; "drop" it; or
+            turn it "off", where the chat template has a switch for that.
+        max_thought_tokens: Tokens that a thought may take before it is closed; None is no limit.
+        tool_choice: "auto" lets the model choose, "none" forbids calls, "required" asks for at least one, and a tool's
+            name for that one.
+        parallel_tool_calls: Whether one reply may call more than once.
+        top_logprobs: Log-probabilities to give with each token, of so many of the likeliest; 0 is of the token alone,
+            None is none. They are of the raw distribution, before any sampler.
 
     Raises:
         InvalidOptionError: A value of the wrong type or out of range; the message has both.
@@ -206,6 +255,19 @@ class RequestOptions:
     frequency_penalty: float = field(default=0.0, validator=_number(-100, 100))
     presence_penalty: float = field(default=0.0, validator=_number(-100, 100))
     logit_bias: _Bias = field(default=(), converter=_pairs, validator=_check_bias)
+    regex: str | None = field(default=None, validator=_check_pattern)
+    choice: tuple[str, ...] | None = field(default=None, converter=_choices, validator=_check_choice)
+    grammar: str | None = field(default=None, validator=_check_pattern)
+    thoughts: Literal["keep", "drop", "off"] = field(default="keep", validator=_one_of("keep", "drop", "off"))
+    max_thought_tokens: int | None = field(default=None, validator=_integer(0, none="no limit"))
+    tool_choice: str = field(default="auto", validator=_check_pattern)
+    parallel_tool_calls: bool = field(default=True, validator=_one_of(False, True))
+    top_logprobs: int | None = field(default=None, validator=_integer(0, 100, none="none are wanted"))
+
+    def __attrs_post_init__(self) -> None:
+        given = [name for name in ("regex", "choice", "grammar") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InvalidOptionError(f"{' and '.join(given)} exclude each other; a reply follows one grammar")
 
     @classmethod
     def of(cls, *layers: Mapping[str, object]) -> RequestOptions:

@@ -33,6 +33,10 @@ from localllm.types import (
     StreamChunk,
     StreamEvent,
     TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallEvent,
+    ToolCallStarted,
 )
 
 View = Literal["chunks", "events"]
@@ -216,13 +220,13 @@ class Turn:
             self._settle("cancelled", None)
         return self._outcome is None
 
-    def _fold(self, event: BackendEvent) -> PromptProgress | StreamChunk | None:
+    def _fold(self, event: BackendEvent) -> PromptProgress | StreamChunk | ToolCallEvent | None:
         match event:
             case TextDelta():
                 (self._text if event.segment == "text" else self._thought).append(event.text)
                 self._chunks += 1
                 return StreamChunk(event.text, event.segment, self._chunks - 1)
-            case PromptProgress():
+            case PromptProgress() | ToolCallStarted() | ToolCallDelta() | ToolCallEnded():
                 return event
             case GenerationEnded():
                 self._settle(event.finish_reason, event)

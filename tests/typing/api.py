@@ -54,6 +54,9 @@ from localllm import (
     Timings,
     TokenIds,
     ToolCall,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
     Usage,
 )
 
@@ -108,6 +111,12 @@ def streams(chat: ChatSession) -> str:
                     assert_type(event.total_tokens, int)
                 case StreamChunk():
                     assert_type(event, StreamChunk)
+                case ToolCallStarted():
+                    assert_type(event.name, str)
+                case ToolCallDelta():
+                    assert_type(event.arguments, str)
+                case ToolCallEnded():
+                    assert_type(event.call, ToolCall)
                 case ReplyEnded():
                     assert_type(event.reply, Reply[None])
                 case _:

@@ -9,11 +9,12 @@ Threads
     takes no lock that the caller may hold.
 
 Events
-    A request's events reach its sink in order and never two at once: any number of `PromptProgress` and `TextDelta`,
-    then exactly one `GenerationEnded`, and nothing after it. This holds however the request ends; what goes wrong
-    with a request arrives as `GenerationEnded("error", error=...)`, never as an exception from `generate`. (After
-    `close`, `generate` raises ClosedError: there is no model left to answer.) A sink returns at once and never
-    raises; the backend may call it from any thread of its own.
+    A request's events reach its sink in order and never two at once: any number of `PromptProgress`, `TextDelta` and
+    `ToolCallEvent`s (a start, its deltas, its end, one call after the other), then exactly one `GenerationEnded`, and
+    nothing after it. This holds however the request ends; what goes wrong with a request arrives as
+    `GenerationEnded("error", error=...)`, never as an exception from `generate`. (After `close`, `generate` raises
+    ClosedError: there is no model left to answer.) A sink returns at once and never raises; the backend may call it
+    from any thread of its own.
 
 Ends
     "stop": the model ended its turn, or a stop text was met (it is not delivered, not even its first half).
@@ -36,6 +37,8 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from attrs import frozen
 
+from localllm.chat.definitions import ToolDefinition
+from localllm.chat.grammar import Grammar
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.models.info import ModelInfo
@@ -101,6 +104,11 @@ class GenerateRequest:
         options: The options, validated.
         purpose: "reply" to answer; "preload" to read the messages into the cache and generate nothing: no text, the
             finish reason "length", no completion tokens. A backend without a cache ends it at once.
+        grammar: What the text must look like. A backend that cannot hold its model to it ends the request with
+            UnsupportedError.
+        tools: What the model may call, as `options.tool_choice` says.
+        prefix: The beginning of the reply, given by the caller: the model goes on from it. It is not delivered, and
+            `grammar` is about the whole.
         resume: Where to go on from. Only models with `can_resume` are given one: they read its tokens again, one per
             decode as when they were generated, deliver none of their text twice, and count them as generated.
     """
@@ -108,6 +116,9 @@ class GenerateRequest:
     messages: tuple[Message, ...]
     options: RequestOptions = RequestOptions()
     purpose: Literal["reply", "preload"] = "reply"
+    grammar: Grammar | None = None
+    tools: tuple[ToolDefinition, ...] = ()
+    prefix: str = ""
     resume: ResumePoint | None = None
 
 

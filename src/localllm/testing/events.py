@@ -9,7 +9,15 @@ from collections.abc import Callable
 from attrs import frozen
 
 from localllm.backends.base import GenerateRequest, LoadedModel
-from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDelta
+from localllm.types import (
+    BackendEvent,
+    GenerationEnded,
+    PromptProgress,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+)
 
 
 class EventLog:
@@ -115,6 +123,8 @@ class EventLog:
                 self._begun = True
                 if not event.text:
                     self._problems.append("a TextDelta was empty")
+            case ToolCallStarted() | ToolCallDelta() | ToolCallEnded():
+                self._begun = True
             case PromptProgress():
                 if not 0 <= event.cached_tokens <= event.processed_tokens <= event.total_tokens:
                     self._problems.append(f"{event!r} does not add up: 0 <= cached <= processed <= total")

@@ -47,7 +47,15 @@ from localllm.errors import (
     WorkerMemoryError,
     WorkerStartError,
 )
-from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDelta
+from localllm.types import (
+    BackendEvent,
+    GenerationEnded,
+    PromptProgress,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+)
 
 
 class Host:
@@ -213,7 +221,7 @@ def _broken(event: object) -> str:
             except UnicodeEncodeError:
                 return f"a text with lone surrogates: {event.text!r:.80}"
             return ""
-        case PromptProgress() | GenerationEnded():
+        case PromptProgress() | ToolCallStarted() | ToolCallDelta() | ToolCallEnded() | GenerationEnded():
             return ""
         case _:
             return f"what is no event: {event!r:.80}"

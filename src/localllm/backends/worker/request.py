@@ -15,7 +15,17 @@ from localllm.backends.worker.link import Link
 from localllm.backends.worker.messages import Cancel
 from localllm.errors import GenerationTimeoutError, LocalLLMError
 from localllm.options import RequestOptions
-from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDelta, Timings, Usage
+from localllm.types import (
+    BackendEvent,
+    GenerationEnded,
+    PromptProgress,
+    TextDelta,
+    Timings,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+    Usage,
+)
 
 _log = logging.getLogger("localllm.worker")
 
@@ -76,6 +86,10 @@ class ActiveRequest:
         match event:
             case TextDelta():
                 self._note_text(event, now_s)
+                self._push(event)
+            case ToolCallStarted() | ToolCallDelta() | ToolCallEnded():
+                self._begun_s = self._begun_s or now_s
+                self._token_s = now_s
                 self._push(event)
             case PromptProgress():
                 self._begun_s = self._begun_s or now_s
