@@ -92,3 +92,23 @@ def test_what_was_never_copied_is_forgotten_with_the_context() -> None:
     cache.forget_unsaved()
     assert cache.find(tokens(1, 2, 3, 4))[1] == 2
     assert cache.missing(tokens(1, 2, 3, 4)) is not None
+
+
+@given(_PROMPTS, st.lists(st.integers(0, 2), min_size=1, max_size=14), st.integers(1, 5), st.integers(0, 30))
+def test_blocks_from_elsewhere_take_the_place_of_others_and_never_of_those_before_them(
+    prompts: list[list[int]], state: list[int], size: int, limit: int
+) -> None:
+    """What was adopted of a state is found as its beginning; all of it, if it fits alone."""
+    cache = HostCache(limit, size)
+    for prompt in prompts:
+        save(cache, prompt)
+    adopted = 0
+    for start in range(0, len(state), size):
+        stop = min(start + size, len(state))
+        if not cache.adopt(tokens(*state[:stop]), start, bytes(state[start:stop])):
+            break
+        adopted = stop
+        assert cache.used_bytes <= limit
+    assert cache.find(tokens(*state))[1] >= adopted
+    if len(state) <= limit:
+        assert adopted == len(state)

@@ -8,6 +8,7 @@ is new copied. The tree is what vLLM and SGLang know as hashed blocks and radix 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 
 from attrs import define, field
 
@@ -56,7 +57,7 @@ class HostCache:
         self.limit_bytes: int = limit_bytes
         self.used_bytes: int = 0
         self.evictions: int = 0
-        self._size = block_tokens
+        self.block_tokens: int = block_tokens
         self._whole = whole
         self._root = Block(0, array("i"))
         self._recent: dict[Block, None] = {}  # saved ones, the one used longest ago first, parents after children
@@ -74,12 +75,12 @@ class HostCache:
         found: list[Block] = []
         block, position = self._root, 0
         while True:
-            wanted = tokens[position : position + self._size]
+            wanted = tokens[position : position + self.block_tokens]
             child = block.children.get(wanted.tobytes())
-            if child is None or child.data is None or len(child.tokens) < self._size:
+            if child is None or child.data is None or len(child.tokens) < self.block_tokens:
                 break
             found.append(child)
-            block, position = child, position + self._size
+            block, position = child, position + self.block_tokens
         last, length = None, 0
         for child in block.children.values():
             if child.data is not None and (common := common_prefix(wanted, child.tokens, length)):
@@ -101,7 +102,7 @@ class HostCache:
         The caller is to bring its content with `saved`, or to give the place back with `discard`.
         """
         block, position = self._root, 0
-        size = len(tokens) if self._whole else self._size
+        size = len(tokens) if self._whole else self.block_tokens
         while position < len(tokens):
             wanted = tokens[position : position + size]
             child = block.children.get(wanted.tobytes())
@@ -130,13 +131,43 @@ class HostCache:
             self.evictions += 1
             self.discard(next(iter(self._recent)))
 
+    def adopt(self, tokens: array[int], start: int, data: bytes) -> bool:
+        """Take the block of `tokens` that begins at `start`, whose content came from elsewhere; whether it is here now.
+
+        Those before it must be here, and stay: if there is no room beside them, it is not taken.
+        """
+        known, _ = self.find(tokens)
+        if known:
+            self.touch(known[-1])
+        block = self.missing(tokens)
+        if block is None:
+            return True
+        before = set(self._path(block))
+        while self.used_bytes + len(data) > self.limit_bytes:
+            oldest = next(iter(self._recent), None)
+            if oldest is None or oldest in before:
+                break
+            self.evictions += 1
+            self.discard(oldest)
+        whole = block.start == start and block.stop == len(tokens)
+        if block.gone or not whole or self.used_bytes + len(data) > self.limit_bytes:
+            self.discard(block)
+            return False
+        self.saved(block, data)
+        return True
+
     def touch(self, block: Block) -> None:
         """Mark a block and those before it as used last."""
-        node: Block | None = block
-        while node is not None and node is not self._root:
+        for node in self._path(block):
             if node.data is not None:
                 self._recent.pop(node, None)
                 self._recent[node] = None
+
+    def _path(self, block: Block) -> Iterator[Block]:
+        """Yield a block and those before it, the last one first."""
+        node: Block | None = block
+        while node is not None and node is not self._root:
+            yield node
             node = node.parent
 
     def discard(self, block: Block) -> None:
