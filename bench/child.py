@@ -22,7 +22,12 @@ def main() -> None:
     answers = _take_stdout()
     name, scenario_name, path, threads = sys.argv[1:]
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == scenario_name)
-    setup = Setup(path=Path(path), threads=int(threads), n_ctx=scenario.n_ctx, n_parallel=scenario.n_parallel)
+    setup = Setup(
+        path=Path(path),
+        threads=scenario.threads or int(threads),
+        n_ctx=scenario.n_ctx,
+        n_parallel=scenario.n_parallel,
+    )
     system = open_system(name, setup)
     try:
         for line in sys.stdin:

@@ -7,8 +7,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Unpack
 
-from localllm import ChatSession, FakeBackend, FakeReply, GenerationOptions, Message, ModelConfig, ModelManager
+from localllm import (
+    ChatSession,
+    FakeBackend,
+    FakeReply,
+    GenerationOptions,
+    Message,
+    ModelConfig,
+    ModelManager,
+    OnToolCall,
+    Overflow,
+)
 from localllm.backends.clock import Clock
+from localllm.tools.tool import Tools
 
 Script = str | FakeReply | Exception
 
@@ -20,13 +31,25 @@ def chatting(
     config: ModelConfig | None = None,
     system: str | None = None,
     history: Iterable[Message] = (),
+    tools: Tools = (),
+    on_tool_call: OnToolCall | None = None,
+    overflow: Overflow = "error",
     **options: Unpack[GenerationOptions],
 ) -> Iterator[tuple[ChatSession, FakeBackend]]:
     """Yield a session with a model that answers from `script`, and the model's backend."""
     backend = FakeBackend(script, clock=clock)
     with ModelManager(backend) as models:
         model = models.load("fake", config=config)
-        yield ChatSession(model, system=system, history=history, **options), backend
+        session = ChatSession(
+            model,
+            system=system,
+            history=history,
+            tools=tools,
+            on_tool_call=on_tool_call,
+            overflow=overflow,
+            **options,
+        )
+        yield session, backend
     backend.close()
 
 

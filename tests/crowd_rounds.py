@@ -1,6 +1,7 @@
 """Many threads chat with one model at once, with cancels, forks and async users among them; prints what came of it.
 
-`python -m tests.crowd_rounds THREADS CHATS`; a process of its own, so that nothing else's memory is counted.
+`python -m tests.crowd_rounds THREADS CHATS WARM_UP SEED`; a process of its own, so that nothing else's memory is
+counted. WARM_UP is chats of each thread before memory is looked at: allocators, stacks and caches reach their size.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tests.memory_rounds import pss_bytes
 
 SYSTEM = "You answer in a few words."
 PROMPTS = [f"Tell me something about the number {number}." for number in range(10)]
-TOKENS = 8
+TOKENS = 4
 CONFIG = ModelConfig(n_ctx=2048, cache_ram_bytes=1 << 20, max_queue=10_000)
 
 
@@ -113,12 +114,12 @@ class Crowd:
 
 def main() -> None:
     """Print what was done, what went wrong, and by how many bytes the memory grew."""
-    threads, chats = int(sys.argv[1]), int(sys.argv[2])
+    threads, chats, warm_up, seed = (int(argument) for argument in sys.argv[1:])
     with ModelManager(isolation="thread") as models:
         crowd = Crowd(models.load("smollm2-135m", config=CONFIG))
-        crowd.run(threads, max(2, chats // 5), seed=1000)  # allocators, threads' stacks and caches reach their size
+        crowd.run(threads, warm_up, seed + 100_000)
         before = pss_bytes()
-        crowd.run(threads, chats, seed=1)
+        crowd.run(threads, chats, seed)
         stats = crowd.model.stats()
         figures = {
             "done": dict(crowd.done),

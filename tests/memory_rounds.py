@@ -1,4 +1,4 @@
-"""Run rounds of start-and-cancel and of load-and-close, and print how much memory they left behind.
+"""Run rounds of start-and-cancel, of load-and-close and of unload-and-return, and print what memory they left behind.
 
 `python tests/memory_rounds.py CANCELS LOADS`; a process of its own, so that nothing else's memory is counted.
 """
@@ -47,7 +47,7 @@ def start_and_cancel(model: Model, count: int, chance: random.Random) -> None:
 
 
 def main() -> None:
-    """Print the growth in bytes of both kinds of rounds."""
+    """Print the growth in bytes of each kind of rounds."""
     cancels, loads = int(sys.argv[1]), int(sys.argv[2])
     chance = random.Random(1)
     growth = {}
@@ -64,6 +64,13 @@ def main() -> None:
             for _ in range(rounds):
                 models.load("smollm2-135m", config=CONFIG).close()
         growth["loads"] = pss_bytes() - before
+        model = models.load("smollm2-135m", config=CONFIG)
+        for rounds in (3, loads):
+            before = pss_bytes()
+            for _ in range(rounds):
+                models.unload(model)
+                assert model.tokenize("back")
+        growth["unloads"] = pss_bytes() - before
     print(json.dumps(growth))
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from examples import sse_endpoint
+from examples import sse_endpoint, tools
 from starlette.applications import Starlette
 
-from localllm import AsyncModelManager, BackendError, FakeBackend, FakeReply
+from localllm import AsyncModelManager, BackendError, FakeBackend, FakeReply, ModelManager, ToolCall
 
 ROOT = Path(__file__).parent.parent
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -47,6 +47,10 @@ def test_every_example_is_run() -> None:
         "async_chat",
         "sse_endpoint",
         "test_your_app",
+        "test_with_cassette",
+        "extract",
+        "tools",
+        "long_conversation",
         "demo",
         "custom_backend",
         "batch_job",
@@ -69,6 +73,47 @@ def test_an_answer_survives_a_crash() -> None:
     out = run("examples/survives_a_crash.py")
     assert re.search(r"\[process \d+ is dead\]\s+\S", out), out
     assert "restarts: 1; the answer is the same as the undisturbed one" in out
+
+
+def test_a_text_becomes_data() -> None:
+    """Partial values while the model writes, and at the end an object with its fields."""
+    out = run("examples/extract.py").splitlines()
+    assert out[0] == "{}"
+    assert re.fullmatch(r"'.*' is \d+ years old \(.*\)", out[-1]), out
+
+
+def test_tools_are_called_on_the_real_model() -> None:
+    """The model calls the tool that it is told to, with arguments that fit; its result comes back."""
+    out = run("examples/tools.py")
+    assert re.search(
+        r"^\[stock \{'fruit': '(apples|pears)'\}\n -> There are \d+ (apples|pears)\.\]$", out, re.MULTILINE
+    ), out
+    assert out.rstrip().endswith("1 calls)")
+
+
+def test_tools_are_approved_and_refused_on_the_fake(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the example's rule says; a failure of a tool is told."""
+
+    def buy(count: int, fruit: str = "apples") -> FakeReply:
+        return FakeReply(tool_calls=(ToolCall("buy", {"order": {"fruit": fruit, "count": count}}),))
+
+    for reply, told in (
+        (buy(2), "bought 2 apples"),
+        (buy(4), "error: the call was refused: at most three may be bought at once"),
+        (buy(1, "pears"), "error: ValueError: there are only 0"),
+    ):
+        with ModelManager(FakeBackend([reply, "Very well."])) as models:
+            tools.ask(models.load("any"), "Buy some.", "auto")
+        out = capsys.readouterr().out
+        assert f" -> {told}]" in out
+        assert out.endswith("Very well.\n(stop, 1 calls)\n")
+
+
+def test_a_long_conversation_goes_on() -> None:
+    """Something was left out, and everything is in the history."""
+    out = run("examples/long_conversation.py")
+    assert "messages left out" in out
+    assert out.endswith("25 messages in the history\n")
 
 
 def test_two_async_chats_both_end() -> None:

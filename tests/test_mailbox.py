@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm import GenerationEnded, PromptProgress, TextDelta
 from localllm.mailbox import MAX_PENDING, Mailbox, merged
-from localllm.types import BackendEvent, Segment
+from localllm.stages import StageEvent
+from localllm.types import BackendEvent, Segment, TokenLogprob
 from tests.chats import in_thread
 
 segments = st.sampled_from(("text", "thought"))
@@ -19,11 +22,11 @@ events = st.lists(
 )
 
 
-def _text(events: list[BackendEvent], segment: Segment) -> str:
+def _text(events: Sequence[StageEvent], segment: Segment) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta) and event.segment == segment)
 
 
-def _runs(events: list[BackendEvent]) -> list[object]:
+def _runs(events: Sequence[StageEvent]) -> list[object]:
     """What follows what: the segment or kind of each run of neighbours that are alike."""
     kinds = [event.segment if isinstance(event, TextDelta) else "progress" for event in events]
     return [kind for index, kind in enumerate(kinds) if index == 0 or kinds[index - 1] != kind]
@@ -39,13 +42,20 @@ def test_merging_keeps_text_and_order(given: list[BackendEvent]) -> None:
     assert len(out) == len(_runs(given))
 
 
+def test_merging_keeps_log_probabilities() -> None:
+    """All of them, in order."""
+    first, second = TokenLogprob(1, "a", -0.5), TokenLogprob(2, "b", -0.25)
+    out = merged([TextDelta("a", logprobs=(first,)), TextDelta("b", logprobs=(second,))])
+    assert out == [TextDelta("ab", logprobs=(first, second))]
+
+
 def test_merging_keeps_the_latest_progress() -> None:
     """Where the prompt was is of no interest once it is further."""
     assert merged([PromptProgress(1, 0, 9), PromptProgress(5, 0, 9)]) == [PromptProgress(5, 0, 9)]
 
 
-def _drain(mailbox: Mailbox) -> list[BackendEvent]:
-    taken: list[BackendEvent] = []
+def _drain(mailbox: Mailbox) -> list[StageEvent]:
+    taken: list[StageEvent] = []
     while (event := mailbox.take()) is not None:
         taken.append(event)
     return taken
@@ -81,7 +91,7 @@ def test_a_consumer_beside_the_producer_gets_everything_in_order() -> None:
         mailbox.put(GenerationEnded("stop"))
 
     wait = in_thread(produce)
-    taken: list[BackendEvent] = []
+    taken: list[StageEvent] = []
     while not (taken and isinstance(taken[-1], GenerationEnded)):
         taken.extend(_drain(mailbox))
     assert wait() is None

@@ -56,7 +56,7 @@ class Unavailable(HandBackend):
 
 
 def test_a_manager_loads_models_and_closes_them() -> None:
-    """Each load is a model of its own; leaving the `with` closes all of them; closing twice does nothing."""
+    """Each by its name; leaving the `with` closes all of them; closing twice does nothing."""
     with ModelManager(FakeBackend(["one"])) as models:
         first, second = models.load("a"), models.load("b")
         assert (first.info.name, second.info.name) == ("a", "b")
@@ -93,8 +93,9 @@ def test_a_given_backend_stays_the_callers() -> None:
             assert ChatSession(models.load("x")).send("hi").text in ("one", "two")
     hand = HandBackend()
     with ModelManager(hand) as models:
-        models.load("x")
+        model = models.load("x")
     assert (hand.model.closed, hand.closed) == (1, 0)
+    assert repr(model) == "<Model 'by hand' (closed)>"
 
 
 def test_a_backend_is_found_by_its_import_path() -> None:
@@ -300,10 +301,10 @@ def test_a_model_that_fails_to_close_does_not_keep_the_others_open() -> None:
     loads: list[object] = []
     hands = [HandModel(), Stuck(), HandModel()]
     models = ModelManager(Several())
-    for _ in hands:
-        models.load("x")
+    handles = [models.load(str(number)) for number, _ in enumerate(hands)]
     with pytest.raises(OSError, match="stuck"):
         models.close()
+    assert len(handles) == 3
     assert [hand.closed for hand in hands] == [1, 1, 1]
 
 
@@ -341,12 +342,17 @@ def test_what_a_model_cannot_use_is_refused() -> None:
 
 
 def test_managers_are_used_from_many_threads() -> None:
-    """Loads at once, each its own model, all closed at the end."""
+    """Loads and closes at once, by many names: nothing is left in the end, and nothing was closed too early."""
+
+    def work(name: str) -> None:
+        for _ in range(20):
+            with models.load(name) as model:
+                assert model.tokenize("hi")
+
     with ModelManager(FakeBackend([])) as models:
-        waits = [in_thread(lambda: [models.load("x") for _ in range(20)]) for _ in range(8)]
+        waits = [in_thread(partial(work, str(number % 3))) for number in range(8)]
         assert [wait() for wait in waits] == [None] * 8
-        assert len(models._models) == 160
-    assert models._models == []
+        assert models.snapshot().models == ()
 
 
 def test_the_backend_is_made_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast, get_args, get_origin, get_type_hints
 
 import pytest
@@ -41,6 +42,17 @@ GOOD: dict[str, list[object]] = {
     "frequency_penalty": [-100, 100],
     "presence_penalty": [-100, 100],
     "logit_bias": [{}, {5: -math.inf, 7: 1.5}],
+    "regex": [None, "[a-z]+"],
+    "choice": [None, ["yes", "no"]],
+    "grammar": [None, "start: /x/"],
+    "thoughts": ["keep", "drop", "off"],
+    "max_thought_tokens": [None, 0, 99],
+    "tool_choice": ["auto", "none", "required", "weather"],
+    "parallel_tool_calls": [True, False],
+    "run_tools": [True, False],
+    "max_tool_rounds": [0, 8, 1000],
+    "tool_timeout_s": [None, 0.5],
+    "top_logprobs": [None, 0, 5],
 }
 
 BAD: dict[str, list[object]] = {
@@ -72,10 +84,25 @@ BAD: dict[str, list[object]] = {
     "frequency_penalty": [101, math.inf],
     "presence_penalty": [-101],
     "logit_bias": [7, [1], {"a": 1}, {-1: 1}, {1: "x"}, {1: math.nan}, {True: 1}, {1: True}],
+    "regex": ["", 7, "\ud800"],
+    "choice": ["yes", [], [""], ["a", "a"], [7], 7, b"x", ["\ud800"]],
+    "grammar": ["", 7, "\ud800"],
+    "thoughts": ["yes", None, True],
+    "max_thought_tokens": [-1, 1.5, "1"],
+    "tool_choice": ["", None, 7],
+    "parallel_tool_calls": [1, None],
+    "run_tools": [1, None],
+    "max_tool_rounds": [-1, 1001, None, 1.0],
+    "tool_timeout_s": [0, -1, math.inf, "1"],
+    "top_logprobs": [-1, 101, 1.5],
 }
 
 CONFIG_GOOD: dict[str, list[object]] = {
     "n_ctx": [8, 4096, None],
+    "rope_scaling": ["none", "linear", "yarn", None],
+    "rope_freq_scale": [0.25, 1, None],
+    "rope_freq_base": [1e-3, 1e6, None],
+    "yarn_orig_ctx": [1, 8192, None],
     "threads": [1, 1024, None],
     "gpu_layers": ["auto", 0, 99],
     "n_parallel": [1, 256, None],
@@ -93,6 +120,10 @@ CONFIG_GOOD: dict[str, list[object]] = {
 
 CONFIG_BAD: dict[str, list[object]] = {
     "n_ctx": [7, -1, 1.5, "8", True],
+    "rope_scaling": ["longrope", "", 1],
+    "rope_freq_scale": [0, 1.5, "1"],
+    "rope_freq_base": [0, -1, math.inf],
+    "yarn_orig_ctx": [0, 2**32, 1.5],
     "threads": [0, 1025],
     "gpu_layers": [-1, "all", True, 1.0, None],
     "n_parallel": [0, 257],
@@ -121,6 +152,8 @@ def test_an_option_in_its_range_is_taken(name: str, value: object) -> None:
         assert kept == ((value,) if isinstance(value, str) else tuple(cast("list[str]", value)))
     elif name == "logit_bias":
         assert dict(kept) == value
+    elif name == "choice" and value is not None:
+        assert kept == tuple(cast("list[str]", value))
     else:
         assert kept == value
 
@@ -161,7 +194,9 @@ def test_users_and_backends_see_the_same_options() -> None:
     assert list(seen) == [each.name for each in fields(RequestOptions)]
     converted = {"stop", "dry_sequence_breakers", "logit_bias"}
     for name, hint in seen.items():
-        if name in converted:
+        if name == "choice":
+            assert (hint, kept[name]) == (Sequence[str] | None, tuple[str, ...] | None)
+        elif name in converted:
             assert get_origin(kept[name]) is tuple, name
             assert get_origin(hint) is not tuple, name
         else:
@@ -195,7 +230,14 @@ def test_a_name_like_no_other_gets_the_list() -> None:
         RequestOptions.of({"zzzzzzzz": 1})
 
 
-good_layers = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in GOOD.items()})
+good_layers = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.sampled_from(values)
+        for name, values in GOOD.items()
+        if name not in ("choice", "grammar")  # which exclude each other, and regex
+    },
+)
 
 
 @given(good_layers, good_layers)

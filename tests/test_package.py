@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE_DEPENDENCIES = {
-    "attrs", "cattrs", "filelock", "httpcore", "httpx", "jinja2", "msgspec", "platformdirs", "typing-extensions",
+    "attrs", "cattrs", "docstring-parser", "filelock", "httpcore", "httpx", "jinja2", "llguidance", "msgspec",
+    "platformdirs", "typing-extensions",
 }  # fmt: skip
 INSTALLED_WITH_THE_CORE = (
-    "anyio", "attrs", "cattrs", "certifi", "filelock", "h11", "httpcore", "httpx", "idna", "jinja2", "markupsafe",
-    "msgspec", "platformdirs",
-    "typing_extensions",
+    "anyio", "attrs", "cattrs", "certifi", "docstring_parser", "filelock", "h11", "httpcore", "httpx", "idna",
+    "jinja2", "llguidance", "markupsafe", "msgspec", "platformdirs", "typing_extensions",
 )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def test_an_index_would_accept_the_wheel(wheel: Path) -> None:
 def test_the_core_needs_few_packages() -> None:
     """What has no extra's name on it is needed by everybody, so it stays short and needs no compiler."""
     needed = importlib.metadata.requires("localllm") or []
-    core = {line.split(">")[0].split("[")[0].strip() for line in needed if "extra ==" not in line}
+    core = {re.split(r"[<>=\[ ;]", line)[0] for line in needed if "extra ==" not in line}
     assert core == CORE_DEPENDENCIES
 
 

@@ -115,11 +115,12 @@ def test_bad_options_are_refused_before_anything_is_sent() -> None:
         assert len(backend.requests) == 1
 
 
-def test_overflow_has_one_choice_for_now() -> None:
+def test_overflow_is_a_policy_or_a_function() -> None:
     """Anything else is refused with what is allowed."""
     with chatting("fine") as (chat, _):
         ChatSession(chat.model, overflow="error")
-        with pytest.raises(InvalidOptionError, match="overflow must be one of 'error'; got 'drop'"):
+        ChatSession(chat.model, overflow=lambda window: window.messages[-1:])
+        with pytest.raises(InvalidOptionError, match="'drop_oldest', 'summarize' or a function; got 'drop'"):
             ChatSession(chat.model, overflow="drop")  # type: ignore[arg-type]
 
 

@@ -10,6 +10,9 @@ from bench.scenarios.base import Scenario
 from bench.scenarios.chats import concurrent, interleaved, second_turn, shared_burst, single, turns
 from bench.scenarios.costs import cancel, import_time, loop_lag, memory, overhead
 from bench.scenarios.streams import growth, interference, occupied
+from bench.scenarios.transfer import download
+from bench.scenarios.worker import busy_host, worker
+from bench.scenarios.worker_costs import worker_costs, worker_lag
 from bench.systems import BARE_LOOP, LLAMA, LOCALLLM, XLLAMACPP
 from bench.table import Bound, Measure
 
@@ -202,4 +205,76 @@ BASICS = (
     ),
 )
 
-SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS)
+WORKERS = (
+    Scenario(
+        name="Worker",
+        run=worker,
+        measures=(
+            Measure("decode", "rate of one stream in a worker, by that in a thread", "", (Bound(">=", 0.98),)),
+            Measure("first", "its first token with a cached prompt, later by", "ms", (Bound("<=", 3.0),)),
+            Measure("eight", "8 chats at once, all together, by that in a thread", "", (Bound(">=", 0.98),)),
+            Measure("eight_first", "the median of their first tokens, by that in a thread", ""),
+        ),
+        systems=(LOCALLLM,),
+        n_ctx=2048,
+    ),
+    Scenario(
+        name="Worker, busy host",
+        run=busy_host,
+        measures=(
+            Measure(
+                "worker",
+                "rate of a stream of one computing thread while the application computes in Python, by that without",
+                "",
+                (Bound(">=", 0.9),),
+            ),
+            Measure("thread", "the same in a thread", ""),
+        ),
+        systems=(LOCALLLM,),
+        n_ctx=2048,
+        threads=1,
+    ),
+    Scenario(
+        name="Worker, costs",
+        run=worker_costs,
+        measures=(
+            Measure("start", "start of a worker: process, imports, handshake", "s", (Bound("<=", 0.5),)),
+            Measure("protocol", "a chunk into a frame of 8 and out of it", "µs"),
+            Measure("way", "a chunk from its making to its reader", "µs"),
+            Measure("way_thread", "the same in a thread", "µs"),
+            Measure("memory", "memory (PSS) beyond that of a thread", "MiB"),
+        ),
+        systems=(LOCALLLM,),
+        warm_up=False,
+    ),
+    Scenario(
+        name="Worker, loop lag",
+        run=worker_lag,
+        measures=(
+            Measure(
+                "lag",
+                "p99 lag of an asyncio loop that reads 8 streams of a worker, less that beside an equal load elsewhere",
+                "ms",
+                (Bound("<=", 10.0),),
+            ),
+        ),
+        systems=(LOCALLLM,),
+        warm_up=False,
+    ),
+)
+
+TRANSFERS = (
+    Scenario(
+        name="download",
+        run=download,
+        measures=(
+            Measure("rate", "a file of 1 GiB over loopback, checked and brought to the disk", "MB/s"),
+            Measure("curl", "the same by curl, which does neither", "MB/s"),
+            Measure("ratio", "the former by the latter", "", (Bound(">=", 0.8),)),
+            Measure("memory", "memory that it grows by meanwhile", "MiB", (Bound("<=", 64.0),)),
+        ),
+        systems=(LOCALLLM,),
+    ),
+)
+
+SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS, *WORKERS, *TRANSFERS)

@@ -28,6 +28,7 @@ class Scenario:
         systems: Who takes part, in the order of turns.
         n_ctx: Tokens of the context.
         n_parallel: Chats that are answered at once.
+        threads: Threads that compute; None for one on each core.
         fresh: Every round has a process of its own.
         warm_up: A first round is run and not counted.
     """
@@ -38,6 +39,7 @@ class Scenario:
     systems: tuple[str, ...]
     n_ctx: int = 8192
     n_parallel: int = 8
+    threads: int | None = None
     fresh: bool = False
     warm_up: bool = field()
 

@@ -14,11 +14,16 @@ from localllm import ChatSession, Message, Model, ModelConfig, ModelManager
 
 
 class LocalLLM(System):
-    """localllm with its defaults."""
+    """localllm with its defaults, by default in a thread, so that its memory and processor time are this process's."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, isolation: Literal["process", "thread"] = "thread") -> None:
         super().__init__(setup)
-        self._models = ModelManager(isolation="thread")
+        self._models = ModelManager(isolation=isolation)
+
+    @cached_property
+    def isolated(self) -> LocalLLM:
+        """The same in a worker, made when first asked for; closed with this one."""
+        return LocalLLM(self.setup, "process")
 
     @cached_property
     def model(self) -> Model:
@@ -50,8 +55,10 @@ class LocalLLM(System):
         return [about_bindings()]
 
     def close(self) -> None:
-        """Close the manager."""
+        """Close the manager, and that of the worker."""
         self._models.close()
+        if "isolated" in self.__dict__:
+            self.isolated.close()
 
 
 def _message(turn: Turn) -> Message:

@@ -32,6 +32,10 @@ from localllm._version import __version__
 if TYPE_CHECKING:
     from localllm._json import JsonValue
     from localllm.aio import AsyncChatSession, AsyncChatStream, AsyncModel, AsyncModelManager
+    from localllm.aio.watch import (
+        AsyncSubscription,
+        AsyncWatch,
+    )
     from localllm.backends.base import (
         Backend,
         GenerateHandle,
@@ -43,11 +47,22 @@ if TYPE_CHECKING:
         ResumePoint,
         Sink,
     )
+    from localllm.backends.cassettes.recording import (
+        RecordingBackend,
+    )
+    from localllm.backends.cassettes.replay import (
+        ReplayBackend,
+    )
     from localllm.backends.fake import FakeBackend, FakeReply
     from localllm.backends.worker.info import WorkerInfo
     from localllm.batch import BatchItem, BatchProgress, BatchResult
     from localllm.chat.definitions import (
         ToolDefinition,
+    )
+    from localllm.chat.overflow import (
+        ContextWindow,
+        Overflow,
+        OverflowPolicy,
     )
     from localllm.chat.rendered import RenderedPrompt
     from localllm.engine.stats import ModelStats
@@ -55,11 +70,13 @@ if TYPE_CHECKING:
         AccessDeniedError,
         BackendError,
         BackendUnavailableError,
+        CassetteError,
         ChecksumError,
         ClosedError,
         ConformanceError,
         ConnectionLostError,
         ContextOverflowError,
+        DamagedSessionError,
         DiskFullError,
         DownloadCancelledError,
         DownloadError,
@@ -72,27 +89,40 @@ if TYPE_CHECKING:
         InvalidModelFileError,
         InvalidOptionError,
         InvalidPromptError,
+        InvalidSchemaError,
         LoadCancelledError,
         LoadTimeoutError,
         LocalLLMError,
+        ModelBusyError,
         ModelLoadError,
         ModelNotFoundError,
         OfflineError,
+        OutputValidationError,
         PromptTypeError,
         QueueFullError,
         RateLimitedError,
         ReplyTimeoutError,
+        SchemaRegexError,
+        SchemaTooCostlyError,
+        SchemaTooDeepError,
+        SchemaTooLargeError,
         ScriptError,
         ServerError,
         SessionBusyError,
+        SessionFileError,
         StoreError,
         StreamConsumedError,
         TemplateError,
         TokenTimeoutError,
+        ToolError,
+        ToolRefusedError,
+        ToolTimeoutError,
         TruncatedOutputError,
         UnknownOptionError,
         UnsafeNameError,
+        UnsatisfiableSchemaError,
         UnsupportedError,
+        UnsupportedSchemaError,
         WorkerCrashedError,
         WorkerFrozenError,
         WorkerMemoryError,
@@ -118,13 +148,55 @@ if TYPE_CHECKING:
         RequestOptions,
         Timeouts,
     )
+    from localllm.output.forms import (
+        OutputForm,
+        output_form,
+    )
+    from localllm.output.partial_json import (
+        PartialJson,
+    )
+    from localllm.residency.events import (
+        Busy,
+        Closed,
+        Downloaded,
+        Downloading,
+        DownloadState,
+        Failed,
+        Idle,
+        Loading,
+        ManagerEvent,
+        ManagerSnapshot,
+        ModelState,
+        Ready,
+        Unloaded,
+        Unloading,
+        WorkerRestarted,
+    )
+    from localllm.residency.subscription import (
+        Subscription,
+        Watch,
+    )
+    from localllm.saved.state import (
+        StateUse,
+    )
     from localllm.session import ChatSession
     from localllm.stream import ChatStream
+    from localllm.tools.approval import (
+        Approval,
+        AsyncOnToolCall,
+        OnToolCall,
+        ToolRefusal,
+    )
+    from localllm.tools.tool import (
+        Tool,
+        tool,
+    )
     from localllm.types import (
         BackendEvent,
         FinishReason,
         GenerationEnded,
         Message,
+        MessagesDropped,
         Prompt,
         PromptProgress,
         Reply,
@@ -136,19 +208,27 @@ if TYPE_CHECKING:
         TextDelta,
         Timings,
         TokenIds,
+        TokenLogprob,
         ToolCall,
         ToolCallDelta,
         ToolCallEnded,
         ToolCallStarted,
+        ToolEnded,
+        ToolResult,
+        ToolStarted,
         Usage,
     )
 
 __all__ = [
     "AccessDeniedError",
+    "Approval",
     "AsyncChatSession",
     "AsyncChatStream",
     "AsyncModel",
     "AsyncModelManager",
+    "AsyncOnToolCall",
+    "AsyncSubscription",
+    "AsyncWatch",
     "Backend",
     "BackendError",
     "BackendEvent",
@@ -156,18 +236,27 @@ __all__ = [
     "BatchItem",
     "BatchProgress",
     "BatchResult",
+    "Busy",
     "Cancellation",
+    "CassetteError",
     "ChatSession",
     "ChatStream",
     "ChecksumError",
+    "Closed",
     "ClosedError",
     "ConformanceError",
     "ConnectionLostError",
     "ContextOverflowError",
+    "ContextWindow",
+    "DamagedSessionError",
     "DiskFullError",
     "DownloadCancelledError",
     "DownloadError",
     "DownloadStalledError",
+    "DownloadState",
+    "Downloaded",
+    "Downloading",
+    "Failed",
     "FakeBackend",
     "FakeReply",
     "FileCheck",
@@ -180,29 +269,43 @@ __all__ = [
     "GenerationError",
     "GenerationOptions",
     "GenerationTimeoutError",
+    "Idle",
     "InsufficientMemoryError",
     "InvalidModelFileError",
     "InvalidOptionError",
     "InvalidPromptError",
+    "InvalidSchemaError",
     "JsonValue",
     "LoadCancelledError",
     "LoadProgress",
     "LoadTimeoutError",
     "LoadedModel",
+    "Loading",
     "LocalLLMError",
+    "ManagerEvent",
+    "ManagerSnapshot",
     "MemoryEstimate",
     "Message",
+    "MessagesDropped",
     "Model",
+    "ModelBusyError",
     "ModelConfig",
     "ModelInfo",
     "ModelLoadError",
     "ModelManager",
     "ModelNotFoundError",
     "ModelSpec",
+    "ModelState",
     "ModelStats",
     "ModelStore",
     "Network",
     "OfflineError",
+    "OnToolCall",
+    "OutputForm",
+    "OutputValidationError",
+    "Overflow",
+    "OverflowPolicy",
+    "PartialJson",
     "ProgressCallback",
     "Prompt",
     "PromptProgress",
@@ -210,7 +313,10 @@ __all__ = [
     "PullProgress",
     "QueueFullError",
     "RateLimitedError",
+    "Ready",
+    "RecordingBackend",
     "RenderedPrompt",
+    "ReplayBackend",
     "Reply",
     "ReplyEnded",
     "ReplyTimeoutError",
@@ -218,68 +324,99 @@ __all__ = [
     "ResumePoint",
     "RetryPolicy",
     "Role",
+    "SchemaRegexError",
+    "SchemaTooCostlyError",
+    "SchemaTooDeepError",
+    "SchemaTooLargeError",
     "ScriptError",
     "Segment",
     "ServerError",
     "SessionBusyError",
+    "SessionFileError",
     "Sink",
+    "StateUse",
     "StoreError",
     "StoredFile",
     "StoredModel",
     "StreamChunk",
     "StreamConsumedError",
     "StreamEvent",
+    "Subscription",
     "TemplateError",
     "TextDelta",
     "Timeouts",
     "Timings",
     "TokenIds",
+    "TokenLogprob",
     "TokenTimeoutError",
+    "Tool",
     "ToolCall",
     "ToolCallDelta",
     "ToolCallEnded",
     "ToolCallStarted",
     "ToolDefinition",
+    "ToolEnded",
+    "ToolError",
+    "ToolRefusal",
+    "ToolRefusedError",
+    "ToolResult",
+    "ToolStarted",
+    "ToolTimeoutError",
     "TruncatedOutputError",
     "UnknownOptionError",
+    "Unloaded",
+    "Unloading",
     "UnsafeNameError",
+    "UnsatisfiableSchemaError",
     "UnsupportedError",
+    "UnsupportedSchemaError",
     "Usage",
     "Verification",
+    "Watch",
     "WorkerCrashedError",
     "WorkerFrozenError",
     "WorkerInfo",
     "WorkerMemoryError",
     "WorkerProtocolError",
+    "WorkerRestarted",
     "WorkerStartError",
     "WorkerStartTimeoutError",
     "WrongLengthError",
     "WrongRangeError",
     "__version__",
+    "output_form",
+    "tool",
 ]
 
 _NAMES_OF = {
     "localllm._json": "JsonValue",
     "localllm.aio": "AsyncChatSession AsyncChatStream AsyncModel AsyncModelManager",
+    "localllm.aio.watch": "AsyncSubscription AsyncWatch",
     "localllm.backends.base": (
         "Backend GenerateHandle GenerateRequest LoadProgress LoadedModel ModelSpec ProgressCallback ResumePoint Sink"
     ),
+    "localllm.backends.cassettes.recording": "RecordingBackend",
+    "localllm.backends.cassettes.replay": "ReplayBackend",
     "localllm.backends.fake": "FakeBackend FakeReply",
     "localllm.backends.worker.info": "WorkerInfo",
     "localllm.batch": "BatchItem BatchProgress BatchResult",
     "localllm.chat.definitions": "ToolDefinition",
+    "localllm.chat.overflow": "ContextWindow Overflow OverflowPolicy",
     "localllm.chat.rendered": "RenderedPrompt",
     "localllm.engine.stats": "ModelStats",
     "localllm.errors": (
-        "AccessDeniedError BackendError BackendUnavailableError ChecksumError ClosedError ConformanceError "
-        "ConnectionLostError ContextOverflowError DiskFullError DownloadCancelledError DownloadError "
-        "DownloadStalledError FirstTokenTimeoutError ForkedError GenerationError GenerationTimeoutError "
-        "InsufficientMemoryError InvalidModelFileError InvalidOptionError InvalidPromptError LoadCancelledError "
-        "LoadTimeoutError LocalLLMError ModelLoadError ModelNotFoundError OfflineError PromptTypeError QueueFullError "
-        "RateLimitedError ReplyTimeoutError ScriptError ServerError SessionBusyError StoreError StreamConsumedError "
-        "TemplateError TokenTimeoutError TruncatedOutputError UnknownOptionError UnsafeNameError UnsupportedError "
-        "WorkerCrashedError WorkerFrozenError WorkerMemoryError WorkerProtocolError WorkerStartError "
-        "WorkerStartTimeoutError WrongLengthError WrongRangeError"
+        "AccessDeniedError BackendError BackendUnavailableError CassetteError ChecksumError ClosedError "
+        "ConformanceError ConnectionLostError ContextOverflowError DamagedSessionError DiskFullError "
+        "DownloadCancelledError DownloadError DownloadStalledError FirstTokenTimeoutError ForkedError GenerationError "
+        "GenerationTimeoutError InsufficientMemoryError InvalidModelFileError InvalidOptionError InvalidPromptError "
+        "InvalidSchemaError LoadCancelledError LoadTimeoutError LocalLLMError ModelBusyError ModelLoadError "
+        "ModelNotFoundError OfflineError OutputValidationError PromptTypeError QueueFullError RateLimitedError "
+        "ReplyTimeoutError SchemaRegexError SchemaTooCostlyError SchemaTooDeepError SchemaTooLargeError ScriptError "
+        "ServerError SessionBusyError SessionFileError StoreError StreamConsumedError TemplateError TokenTimeoutError "
+        "ToolError ToolRefusedError ToolTimeoutError TruncatedOutputError UnknownOptionError UnsafeNameError "
+        "UnsatisfiableSchemaError UnsupportedError UnsupportedSchemaError WorkerCrashedError WorkerFrozenError "
+        "WorkerMemoryError WorkerProtocolError WorkerStartError WorkerStartTimeoutError WrongLengthError "
+        "WrongRangeError"
     ),
     "localllm.manager": "ModelManager",
     "localllm.model": "Model",
@@ -292,12 +429,22 @@ _NAMES_OF = {
     "localllm.models.store": "ModelStore",
     "localllm.models.stored": "FileCheck StoredFile StoredModel Verification",
     "localllm.options": "GenerationOptions ModelConfig RequestOptions Timeouts",
+    "localllm.output.forms": "OutputForm output_form",
+    "localllm.output.partial_json": "PartialJson",
+    "localllm.residency.events": (
+        "Busy Closed DownloadState Downloaded Downloading Failed Idle Loading ManagerEvent ManagerSnapshot ModelState "
+        "Ready Unloaded Unloading WorkerRestarted"
+    ),
+    "localllm.residency.subscription": "Subscription Watch",
+    "localllm.saved.state": "StateUse",
     "localllm.session": "ChatSession",
     "localllm.stream": "ChatStream",
+    "localllm.tools.approval": "Approval AsyncOnToolCall OnToolCall ToolRefusal",
+    "localllm.tools.tool": "Tool tool",
     "localllm.types": (
-        "BackendEvent FinishReason GenerationEnded Message Prompt PromptProgress Reply ReplyEnded Role Segment "
-        "StreamChunk StreamEvent TextDelta Timings TokenIds ToolCall ToolCallDelta ToolCallEnded ToolCallStarted "
-        "Usage"
+        "BackendEvent FinishReason GenerationEnded Message MessagesDropped Prompt PromptProgress Reply ReplyEnded "
+        "Role Segment StreamChunk StreamEvent TextDelta Timings TokenIds TokenLogprob ToolCall ToolCallDelta "
+        "ToolCallEnded ToolCallStarted ToolEnded ToolResult ToolStarted Usage"
     ),
 }
 

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 from attrs import Attribute, define, field, frozen
 
-from localllm.backends.base import GenerateHandle, GenerateRequest, Sink
+from localllm.backends.base import GenerateRequest
 from localllm.chat.history import History
 from localllm.errors import (
     ClosedError,
@@ -29,7 +29,9 @@ from localllm.errors import (
     QueueFullError,
 )
 from localllm.options import RequestOptions
+from localllm.outcome import plain
 from localllm.pump import PENDING, Pending
+from localllm.stages import OneReply, Submit, asking
 from localllm.turn import Turn
 from localllm.types import Message, Prompt, Reply
 
@@ -108,9 +110,6 @@ BatchItems: TypeAlias = Iterable[Prompt | BatchItem]
 
 BatchCallback: TypeAlias = Callable[[BatchProgress], object]
 """Told how far a batch is, before each result is handed out; what it returns is ignored."""
-
-Submit: TypeAlias = Callable[[GenerateRequest, Sink], GenerateHandle]
-"""Sends a request; as `Model.submit`."""
 
 
 @define(eq=False)
@@ -262,7 +261,7 @@ class Batch:
         slot.told = False
         self._under_way[slot.index] = slot
         try:
-            turn.start(partial(self._submit, slot.request), _keep_nothing, slot.request.options.timeout_s)
+            turn.start(asking(self._submit), OneReply(slot.request), _keep_nothing, slot.request.options.timeout_s)
         except LocalLLMError as exc:
             turn.cancel()
             del self._under_way[slot.index]
@@ -300,10 +299,10 @@ class Batch:
             self._fail(slot, exc)
         else:
             if reply is PENDING or reply.finish_reason == "cancelled":  # not by us, who then give no more results
-                partial_reply = None if reply is PENDING else reply
+                partial_reply = None if reply is PENDING else plain(reply)
                 self._fail(slot, ClosedError("the model was closed before this reply was whole", reply=partial_reply))
             else:
-                self._ready[slot.index] = BatchResult(slot.key, slot.index, reply, None)
+                self._ready[slot.index] = BatchResult(slot.key, slot.index, plain(reply), None)
         self._delay_s = FIRST_RETRY_S
         if self._refused and not self._closed:  # there is room for one
             self._send(self._refused.pop(0))
@@ -338,7 +337,7 @@ def _messages(prompt: Prompt) -> tuple[Message, ...]:
         raise InvalidPromptError(f"the prompt cannot be read: {type(exc).__name__}: {exc}") from exc
 
 
-def _keep_nothing(message: Message | None) -> None:
+def _keep_nothing(messages: tuple[Message, ...] | None) -> None:
     """A batch has no history."""
 
 

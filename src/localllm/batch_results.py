@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sized
 from typing import Final, Literal, Self
 
-from localllm.batch import Batch, BatchCallback, BatchItem, BatchItems, BatchResult, Submit
+from localllm.batch import Batch, BatchCallback, BatchItem, BatchItems, BatchResult
 from localllm.errors import InvalidOptionError, PromptTypeError
 from localllm.models.info import ModelInfo
 from localllm.options import RequestOptions
 from localllm.pump import PENDING, Pending, ThreadPump
+from localllm.stages import Submit
 from localllm.types import Message, Prompt
 
 DEFAULT_WINDOW = 8

@@ -4,7 +4,14 @@
 
     LocalLLMError (Exception)                       the root; catch this to catch everything
     ├── InvalidOptionError (ValueError)             an option is of the wrong type or out of range
-    │   └── UnknownOptionError (TypeError)          no such option; the message names the nearest one
+    │   ├── UnknownOptionError (TypeError)          no such option; the message names the nearest one
+    │   └── InvalidSchemaError                      a schema, regex or grammar is not what it should be
+    │       ├── UnsupportedSchemaError              ... it asks for what cannot be enforced
+    │       ├── UnsatisfiableSchemaError            ... nothing could ever match it
+    │       ├── SchemaTooLargeError                 ... it is larger than the limits allow
+    │       ├── SchemaTooDeepError                  ... it is nested deeper than the limits allow
+    │       ├── SchemaRegexError                    ... a regular expression in it is broken or too costly
+    │       └── SchemaTooCostlyError                ... it takes too long to prepare
     ├── InvalidPromptError (ValueError)             a prompt, message or history that cannot be used
     │   └── PromptTypeError (TypeError)             ... because it is of the wrong type
     ├── TemplateError (ValueError)                  the chat template fails, loops or refuses the messages
@@ -15,6 +22,8 @@
     │   ├── LoadCancelledError                      the caller cancelled the load
     │   └── LoadTimeoutError (TimeoutError)         it took longer than `Timeouts.load_s`
     ├── StoreError (OSError)                        the store of models cannot be read or changed
+    ├── SessionFileError (OSError)                  a session cannot be saved, or a saved one cannot be read
+    │   └── DamagedSessionError (ValueError)        ... because its file is damaged, or is none
     ├── DownloadError (OSError)                     a model cannot be fetched
     │   ├── ConnectionLostError (ConnectionError)   no connection, or it broke as often as it was tried
     │   ├── DownloadStalledError (TimeoutError)     the server fell silent as often as it was tried
@@ -37,6 +46,10 @@
     │   └── WorkerProtocolError                     it sent what is no message, and was ended
     ├── ClosedError (RuntimeError)                  use of a manager, model or session after close()
     │   └── ForkedError                             use of a model in a process made by fork()
+    ├── ModelBusyError (RuntimeError)               a model with requests was to leave the memory
+    ├── ToolError (RuntimeError)                    a call could not be run, or its result not be told
+    │   ├── ToolRefusedError (PermissionError)      ... because the hook refused it
+    │   └── ToolTimeoutError (TimeoutError)         ... because it took longer than `tool_timeout_s`
     ├── SessionBusyError (RuntimeError)             one session used for two replies at once
     ├── StreamConsumedError (RuntimeError)          chunks and events of one stream asked for at once
     ├── ConformanceError (AssertionError)           a backend breaks a rule that `check_backend` holds it to
@@ -47,10 +60,12 @@
         │   ├── TokenTimeoutError                   a further token, longer than `Timeouts.between_tokens_s`
         │   └── ReplyTimeoutError                   all of it, longer than `Timeouts.reply_s`
         ├── TruncatedOutputError (ValueError)       cut off by `max_tokens` before it was what its schema asks for
+        ├── OutputValidationError (ValueError)      a whole reply that is not what its type or schema asks for
         ├── UnsupportedError (NotImplementedError)  the backend cannot do what was asked for
         ├── QueueFullError                          more requests wait than `max_queue` allows
         ├── BackendError                            the backend failed in a way of its own
-        └── ScriptError (AssertionError)            a FakeBackend was asked for more than its script holds
+        ├── ScriptError (AssertionError)            a FakeBackend was asked for more than its script holds
+        └── CassetteError (AssertionError)          a cassette is missing or damaged, or lacks what was asked
 """
 
 from __future__ import annotations
@@ -83,6 +98,44 @@ class InvalidOptionError(LocalLLMError, ValueError):
 
 class UnknownOptionError(InvalidOptionError, TypeError):
     """There is no option of this name; the message names the nearest one."""
+
+
+class InvalidSchemaError(InvalidOptionError):
+    """What a reply is to look like cannot be used: a JSON Schema, a type, a regular expression or a grammar.
+
+    Args:
+        message: What is wrong.
+        path: Where, as a JSON pointer into the schema, such as "/properties/age/minimum"; empty for all of it.
+        reply: The partial reply, if any.
+    """
+
+    def __init__(self, message: str, *, path: str = "", reply: Reply | None = None) -> None:
+        super().__init__(message, reply=reply)
+        self.path = path
+
+
+class UnsupportedSchemaError(InvalidSchemaError):
+    """A schema asks for something that cannot be enforced while text is generated; the message names the keyword."""
+
+
+class UnsatisfiableSchemaError(InvalidSchemaError):
+    """Nothing could ever match the schema: it contradicts itself, or refers to itself without end."""
+
+
+class SchemaTooLargeError(InvalidSchemaError):
+    """A schema has more text, parts, properties or values than the limits allow."""
+
+
+class SchemaTooDeepError(InvalidSchemaError):
+    """A schema is nested deeper than the limits allow."""
+
+
+class SchemaRegexError(InvalidSchemaError):
+    """A regular expression is broken, uses what cannot be enforced (such as lookaround), or costs too much."""
+
+
+class SchemaTooCostlyError(InvalidSchemaError):
+    """A schema or a grammar takes more work to prepare than the limits allow."""
 
 
 class InvalidPromptError(LocalLLMError, ValueError):
@@ -119,6 +172,14 @@ class InsufficientMemoryError(ModelLoadError, MemoryError):
 
 class StoreError(LocalLLMError, OSError):
     """The store of models cannot be read or changed, or what is to be removed belongs to another program."""
+
+
+class SessionFileError(LocalLLMError, OSError):
+    """A session cannot be saved, or a saved one cannot be read; the message names the file."""
+
+
+class DamagedSessionError(SessionFileError, ValueError):
+    """The file of a saved session is damaged, cut off, of a version that is not known, or no such file at all."""
 
 
 class DownloadError(LocalLLMError, OSError):
@@ -237,6 +298,25 @@ class ForkedError(ClosedError):
     """A model whose worker belongs to another process was used after a fork(); load it in this one."""
 
 
+class ModelBusyError(LocalLLMError, RuntimeError):
+    """A model has requests, or is being loaded, and was to be unloaded."""
+
+
+class ToolError(LocalLLMError, RuntimeError):
+    """A call could not be run, or its result not be told: no such tool, arguments that do not fit. Never raised.
+
+    The model gets it as the call's result, and the caller in `ToolResult.error`.
+    """
+
+
+class ToolRefusedError(ToolError, PermissionError):
+    """The hook that is asked before calls are run refused this one."""
+
+
+class ToolTimeoutError(ToolError, TimeoutError):
+    """A call took longer than `tool_timeout_s`, or than what was left of `timeout_s`; it was given up."""
+
+
 class SessionBusyError(LocalLLMError, RuntimeError):
     """A session was asked for a reply while another of its replies is still running."""
 
@@ -301,6 +381,20 @@ class TruncatedOutputError(GenerationError, ValueError):
         self.partial = partial
 
 
+class OutputValidationError(GenerationError, ValueError):
+    """A reply is whole, and is not what its type or schema asks for; a validator of the type's own says so, mostly.
+
+    Args:
+        message: What is wrong.
+        path: Where in the reply, as a JSON pointer such as "/items/0/age"; empty for all of it.
+        reply: The reply.
+    """
+
+    def __init__(self, message: str, *, path: str = "", reply: Reply | None = None) -> None:
+        super().__init__(message, reply=reply)
+        self.path = path
+
+
 class UnsupportedError(GenerationError, NotImplementedError):
     """The backend cannot do what was asked for, such as hold its model to a grammar."""
 
@@ -315,3 +409,7 @@ class BackendError(GenerationError):
 
 class ScriptError(GenerationError, AssertionError):
     """A FakeBackend was asked for something that its script does not hold: a mistake in a test."""
+
+
+class CassetteError(GenerationError, AssertionError):
+    """A cassette is missing or damaged, or does not hold what was asked; the message says how to record it."""

@@ -1,8 +1,8 @@
-"""A request's events, on their way from the backend's thread to whoever consumes them.
+"""A stage's events, on their way from the backend's thread to whoever consumes them.
 
 Nothing here takes a lock. A finalizer may run in the middle of anything, cancel a request, and so make a backend put
 an event into a mailbox, even into the one whose `put` it interrupted. The operations of a deque are atomic, and one
-producer and one consumer need nothing more.
+producer at a time and one consumer need nothing more.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDelta
+from localllm.stages import STAGE_ENDS, StageEnd, StageEvent
+from localllm.types import PromptProgress, TextDelta, ToolCallDelta
 
 MAX_PENDING = 256
 """Events that may wait for a slow consumer before neighbours are merged: some seconds of text (a guess)."""
 
 
-def merged(events: Iterable[BackendEvent]) -> list[BackendEvent]:
+def merged(events: Iterable[StageEvent]) -> list[StageEvent]:
     """Join neighbouring deltas of one segment and keep the latest of neighbouring progress: same text, same order."""
-    runs: list[list[BackendEvent]] = []
+    runs: list[list[StageEvent]] = []
     for event in events:
         if runs and _joins(runs[-1][-1], event):
             runs[-1].append(event)
@@ -27,21 +28,28 @@ def merged(events: Iterable[BackendEvent]) -> list[BackendEvent]:
     return [_join(run) for run in runs]
 
 
-def _joins(first: BackendEvent, second: BackendEvent) -> bool:
+def _joins(first: StageEvent, second: StageEvent) -> bool:
     if isinstance(first, TextDelta) and isinstance(second, TextDelta):
         return first.segment == second.segment
+    if isinstance(first, ToolCallDelta) and isinstance(second, ToolCallDelta):
+        return first.index == second.index
     return isinstance(first, PromptProgress) and isinstance(second, PromptProgress)
 
 
-def _join(run: list[BackendEvent]) -> BackendEvent:
+def _join(run: list[StageEvent]) -> StageEvent:
     last = run[-1]
-    if len(run) == 1 or not isinstance(last, TextDelta):
-        return last
-    return TextDelta("".join([event.text for event in run if isinstance(event, TextDelta)]), last.segment)
+    if len(run) > 1 and isinstance(last, TextDelta):
+        deltas = [event for event in run if isinstance(event, TextDelta)]
+        logprobs = tuple([logprob for delta in deltas for logprob in delta.logprobs])
+        return TextDelta("".join([delta.text for delta in deltas]), last.segment, logprobs=logprobs)
+    if len(run) > 1 and isinstance(last, ToolCallDelta):
+        pieces = [event.arguments for event in run if isinstance(event, ToolCallDelta)]
+        return ToolCallDelta(last.index, "".join(pieces))
+    return last
 
 
 class Mailbox:
-    """Keeps one request's events until they are taken.
+    """Keeps one stage's events until they are taken.
 
     Args:
         wake: Called after an event was put in, on the backend's thread; must return at once and take no lock.
@@ -51,17 +59,17 @@ class Mailbox:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._events: deque[BackendEvent] = deque()
+        self._events: deque[StageEvent] = deque()
         self._limit = MAX_PENDING
         self._discarding = False
-        self.ended: GenerationEnded | None = None
-        """The request's last event, from the moment it was put in."""
+        self.ended: StageEnd | None = None
+        """The stage's last event, from the moment it was put in."""
 
-    def put(self, event: BackendEvent) -> None:
-        """Keep `event`: this is the sink that a backend pushes to. What follows the last event is ignored."""
+    def put(self, event: StageEvent) -> None:
+        """Keep `event`: this is the sink of a stage. What follows the last event is ignored."""
         if self.ended is not None:
             return
-        if isinstance(event, GenerationEnded):
+        if isinstance(event, STAGE_ENDS):
             self.ended = event
         elif self._discarding:
             return
@@ -70,7 +78,7 @@ class Mailbox:
             self._merge()
         self._wake()
 
-    def take(self) -> BackendEvent | None:
+    def take(self) -> StageEvent | None:
         """Return the oldest event, or None if there is none now."""
         try:
             return self._events.popleft()
@@ -84,7 +92,7 @@ class Mailbox:
 
     def _merge(self) -> None:
         """Make room. What the consumer takes meanwhile is the oldest, so the order holds whoever is faster."""
-        events: list[BackendEvent] = []
+        events: list[StageEvent] = []
         while True:
             try:
                 events.append(self._events.pop())

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
-from localllm.backends.base import Backend, LoadedModel, LoadProgress, ModelSpec, ProgressCallback
-from localllm.backends.lookup import LLAMA_CPP, OnCrash, backend_maker, in_workers, workers_of
-from localllm.errors import (
-    ClosedError,
-    DownloadCancelledError,
-    InvalidOptionError,
-    LoadCancelledError,
-    LocalLLMError,
-    ModelLoadError,
-    ModelNotFoundError,
-)
+from attrs import evolve
+
+from localllm.backends.base import Backend, ModelSpec, ProgressCallback
+from localllm.backends.choice import Isolation as Isolation
+from localllm.backends.choice import choose_backend
+from localllm.backends.clock import Clock, SystemClock
+from localllm.backends.lookup import OnCrash, workers_of
+from localllm.errors import ClosedError, InvalidOptionError, LocalLLMError, ModelNotFoundError
 from localllm.model import Model as Model
 from localllm.models.cancel import Cancellation
 from localllm.models.estimate import MemoryEstimate
 from localllm.models.info import ModelInfo
-from localllm.models.progress import PullCallback, PullProgress
+from localllm.models.progress import PullCallback
 from localllm.models.store import ModelStore
 from localllm.models.stored import StoredModel, Verification
 from localllm.options import ModelConfig, Timeouts
+from localllm.residency.board import Board
+from localllm.residency.bringing import bring
+from localllm.residency.events import ManagerSnapshot
+from localllm.residency.fetching import Fetching
+from localllm.residency.identity import Identity, identity_of, stamp_of
+from localllm.residency.reckoning import llama_estimate, reckon_bytes
+from localllm.residency.resident import Resident
+from localllm.residency.residents import Residents, check_limits
+from localllm.residency.subscription import Listener, Source, Subscription, Watch, check_listener
 
 if TYPE_CHECKING:  # loaded only where a model runs in a process of its own
     from localllm.backends.worker.info import WorkerInfo
-
-Isolation = Literal["process", "thread"]
-"""Where a backend runs."""
 
 DEFAULT_TIMEOUTS = Timeouts()
 
@@ -53,6 +56,11 @@ class ModelManager:
         memory_limit_bytes: Memory that such a process may have, mapped weights not counted; on Linux only.
         interpreter: The Python that runs such a process; None is the one that runs this. For frozen applications.
         store: Where models are found and kept; None is the one of this user.
+        memory_budget_bytes: What the models in memory may take together. Before a load, models that have nothing to do
+            are unloaded, the least recently used first, as many as need be; they come back at their next use.
+        keep_alive_s: Seconds after its last use at which a model that has nothing to do is unloaded; it comes back at
+            its next use. None keeps models in memory.
+        clock: What `keep_alive_s` goes by; a `localllm.testing.ManualClock` makes it a test's own.
 
     Raises:
         InvalidOptionError: No such backend, no such isolation for it, or an option out of range.
@@ -70,36 +78,52 @@ class ModelManager:
         memory_limit_bytes: int | None = None,
         interpreter: str | os.PathLike[str] | None = None,
         store: ModelStore | None = None,
+        memory_budget_bytes: int | None = None,
+        keep_alive_s: float | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        _check_isolation(isolation, backend)
-        _check_worker_options(on_crash, timeouts)
-        if isinstance(backend, Backend) or isolation == "thread":
-            _check_no_process(memory_limit_bytes=memory_limit_bytes, interpreter=interpreter)
-        if isinstance(backend, Backend):
-            self._make = _constant(backend)
-        elif backend is not None and not isinstance(backend, str):
-            raise InvalidOptionError(
-                f"backend must be a Backend, the name of one, or None for {LLAMA_CPP}; got {backend!r:.80}"
-            )
-        elif isolation == "thread":
-            self._make = backend_maker(backend or LLAMA_CPP)
-        else:
-            self._make = in_workers(
-                LLAMA_CPP if backend is None else backend,
-                on_crash=on_crash,
-                timeouts=timeouts,
-                memory_limit_bytes=memory_limit_bytes,
-                interpreter=None if interpreter is None else os.fspath(interpreter),
-            )
+        self._make = choose_backend(
+            backend,
+            isolation=isolation,
+            on_crash=on_crash,
+            timeouts=timeouts,
+            memory_limit_bytes=memory_limit_bytes,
+            interpreter=interpreter,
+        )
+        check_limits(memory_budget_bytes, keep_alive_s)
         if store is not None and not isinstance(store, ModelStore):
             raise InvalidOptionError(f"store must be a ModelStore or None; got {store!r:.80}")
-        self.store: ModelStore = ModelStore() if store is None else store
+        self._store = store
         self._owns_backend = not isinstance(backend, Backend)
         self._backend: Backend | None = None  # made by the first load
-        self._models: list[Model] = []
         self._closed = False
         self._lock = Lock()  # guards what is above; not held while anything is made, loaded or closed
         self._making = Lock()  # held while the backend is made, so that it is made once
+        numbers = itertools.count(1)
+        self._board = Board()
+        self._fetching = Fetching(self._board, numbers)
+        self._residents = Residents(
+            board=self._board,
+            clock=SystemClock() if clock is None else clock,
+            numbers=numbers,
+            memory_budget_bytes=memory_budget_bytes,
+            keep_alive_s=keep_alive_s,
+        )
+        self._reckons = memory_budget_bytes is not None
+
+    @property
+    def store(self) -> ModelStore:
+        """Where models are found and kept; the one of this user is made when it is first needed.
+
+        Raises:
+            InvalidOptionError: What the environment says of it cannot be used, such as `HF_ENDPOINT`.
+        """
+        store = self._store
+        if store is None:
+            made = ModelStore()
+            with self._lock:
+                store = self._store = self._store or made
+        return store
 
     def load(
         self,
@@ -108,25 +132,31 @@ class ModelManager:
         config: ModelConfig | None = None,
         on_progress: ProgressCallback | None = None,
         fetch: bool = True,
+        pin: bool = False,
     ) -> Model:
         """Load a model and wait until it is ready.
+
+        The same file with the same config is loaded once, whoever asks for it: each caller gets a handle of its own,
+        and the model is freed with the last of them. A file that has been replaced is another model.
 
         Args:
             ref: An alias such as "smollm2-135m", the path of a GGUF file, "hf:org/repo:Q4_K_M" or an address; what is
                 not on this machine yet is fetched first. For a backend without files, its own name.
             config: How to load it.
-            on_progress: Told how far the load is, on this or another thread. Returning False cancels the load; what it
-                raises cancels it, too, and is raised here.
+            on_progress: Told how far the load is, on this thread, also if another caller began it. Returning False
+                cancels the load for this caller, and for the machine if nobody else waits for it; what it raises
+                cancels it, too, and is raised here.
             fetch: Whether to fetch a model that is not on this machine.
+            pin: Whether the model stays in memory though it has nothing to do; see `Model.pin`.
 
         Returns:
-            The model. Each load is one of its own.
+            A handle of the model.
 
         Raises:
             ModelNotFoundError: The reference leads to no model.
             DownloadError: The model had to be fetched and could not be.
             ModelLoadError: The model cannot be loaded; InvalidModelFileError if the file is damaged,
-                LoadCancelledError if `on_progress` returned False.
+                InsufficientMemoryError if it does not fit, LoadCancelledError if `on_progress` returned False.
             BackendUnavailableError: A package of the backend is missing.
             WorkerStartError: The model's process cannot be started.
             WorkerCrashedError: It ended.
@@ -134,24 +164,67 @@ class ModelManager:
             ClosedError: The manager is closed.
         """
         backend = self._open()
-        watch = _Watch(on_progress, lambda: self._closed)
-        spec = self._spec(backend, ref, config, watch if fetch else None)
+        spec, identity = self._found(backend, ref, config, on_progress, fetch=fetch)
         try:
-            loaded = _load(backend, spec, watch)
-        except ModelLoadError as exc:
-            if watch.failure is not None:
-                raise watch.failure from None  # the caller's own exception, which is why the load failed
+            lease = self._residents.lease(
+                identity,
+                spec,
+                on_progress,
+                bring=partial(bring, backend, spec, identity),
+                reckon=partial(reckon_bytes, backend, spec, identity, exactly=self._reckons),
+                pin=pin,
+            )
+        except LocalLLMError as exc:
             self._check_open(exc)
             raise
-        model = Model(loaded, on_closed=self._forget)
-        with self._lock:
-            if not self._closed and not watch.refused:
-                self._models.append(model)
-                return model
-        # Refused too late for the backend, or closed meanwhile: the model belongs to nobody.
-        model.close()
-        self._check_open(None)
-        raise watch.failure or LoadCancelledError(f"loading {spec.ref!r} was cancelled by on_progress")
+        return Model(lease)
+
+    def unload(self, model: Model | str | os.PathLike[str], *, force: bool = False) -> None:
+        """Free a model's memory now, and wait for that. Handles stay valid: the next use brings it back.
+
+        Pinned models are unloaded, too. Closing a handle is `Model.close`.
+
+        Args:
+            model: A handle, or a reference by which the model was loaded, with whatever config.
+            force: Also if it has requests, which then end as cancelled.
+
+        Raises:
+            ModelBusyError: It has requests, or is being loaded.
+            ModelNotFoundError: This manager has no such model.
+            ClosedError: The handle is closed.
+        """
+        for resident in self._named(model):
+            self._residents.unload(resident, force=force)
+
+    def snapshot(self) -> ManagerSnapshot:
+        """Return what there is to see of the models and downloads now, as a frozen value."""
+        return self._with_memory(self._board.snapshot())
+
+    def subscribe(self, listener: Listener) -> Subscription:
+        """Have `listener` told what happens: first a snapshot, then every event, in order, one at a time.
+
+        It is called on a thread of its own, and holds up nothing but itself. What it raises is logged.
+
+        Args:
+            listener: Told; see `ManagerEvent`.
+
+        Returns:
+            What ends it: `close()`, a call of it, or leaving a `with`. Closing the manager ends it, too.
+
+        Raises:
+            InvalidOptionError: The listener cannot be called.
+            ClosedError: The manager is closed.
+        """
+        check_listener(listener)
+        return Subscription(self._source, listener)
+
+    def watch(self) -> Watch:
+        """Return what happens as an iterator that waits: first a snapshot, then every event, until the manager closes.
+
+        Raises:
+            ClosedError: The manager is closed.
+        """
+        return Watch(self._source)
 
     def pull(
         self,
@@ -162,7 +235,7 @@ class ModelManager:
         cancel: Cancellation | None = None,
     ) -> StoredModel:
         """Fetch a model, or find it already here, and wait until it is whole. See `ModelStore.pull`."""
-        return self.store.pull(ref, sha256=sha256, on_progress=on_progress, cancel=cancel)
+        return self._fetching.pull(self.store, ref, sha256=sha256, on_progress=on_progress, cancel=cancel)
 
     def list(self, *, others: bool = False) -> tuple[StoredModel, ...]:
         """Return the models that are on this machine. See `ModelStore.list`."""
@@ -184,12 +257,9 @@ class ModelManager:
             InvalidModelFileError: It is no GGUF model, or a damaged one.
             InvalidOptionError: Options that exclude each other.
         """
-        from localllm.backends.llamacpp.hardware import free_bytes, physical_cores
-        from localllm.backends.llamacpp.sizing import estimate
-        from localllm.models.checks import check_file
-
-        header = check_file(self.store.resolve(ref))
-        return estimate(header, config or ModelConfig(), free_bytes=free_bytes(), cores=physical_cores())
+        return llama_estimate(
+            ModelSpec(ref=os.fspath(ref), path=self.store.resolve(ref), config=config or ModelConfig())
+        )
 
     def verify(
         self,
@@ -215,12 +285,12 @@ class ModelManager:
         """Close all models and the backend, and end running loads; waits for the models. May be called twice."""
         with self._lock:
             self._closed = True
-            models, backend = list(self._models), self._backend
-        with ExitStack() as closing:  # one that fails does not keep the others open
-            if backend is not None and self._owns_backend:
-                closing.callback(backend.close)
-            for model in models:
-                closing.callback(model.close)
+            backend = self._backend if self._owns_backend else None
+        self._fetching.cancel()
+        try:
+            self._residents.close(None if backend is None else backend.close)
+        finally:
+            self._board.end()
 
     def __enter__(self) -> Self:
         return self
@@ -230,30 +300,64 @@ class ModelManager:
     ) -> None:
         self.close()
 
-    def _spec(
-        self, backend: Backend, ref: str | os.PathLike[str], config: ModelConfig | None, watch: _Watch | None
-    ) -> ModelSpec:
+    def _found(
+        self,
+        backend: Backend,
+        ref: str | os.PathLike[str],
+        config: ModelConfig | None,
+        on_progress: ProgressCallback | None,
+        *,
+        fetch: bool,
+    ) -> tuple[ModelSpec, Identity]:
+        """Return what to load, fetched first if it is elsewhere, and what it is known by."""
         given: object = ref  # what users pass may be anything
         if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
             raise InvalidOptionError(f"ref must be a str or a path; got {given!r:.80}")
         if config is not None and not isinstance(config, ModelConfig):
             raise InvalidOptionError(f"config must be a ModelConfig or None; got {config!r:.80}")
-        path = self._file(ref, watch) if backend.uses_files else None
-        return ModelSpec(ref=os.fspath(ref), path=path, config=config or ModelConfig())
-
-    def _file(self, ref: str | os.PathLike[str], watch: _Watch | None) -> Path:
-        """Return the model's file, fetched first if it is elsewhere and there is somebody to watch that."""
+        spec = ModelSpec(ref=os.fspath(ref), config=config or ModelConfig())
+        if not backend.uses_files:
+            return spec, identity_of(spec.ref, (), spec.config)
         try:
-            return self.store.resolve(ref)
-        except ModelNotFoundError:
-            if watch is None or not self.store.fetchable(ref):
-                raise
-        try:
-            self.store.pull(ref, on_progress=watch.pulling)
-        except DownloadCancelledError as exc:
+            model = self._fetching.find(self.store, ref, on_progress, fetch=fetch)
+        except LocalLLMError as exc:
             self._check_open(exc)
-            raise watch.failure or LoadCancelledError(f"fetching {ref!r} was cancelled by on_progress") from None
-        return self.store.resolve(ref)
+            raise
+        spec = evolve(spec, path=model.path)
+        return spec, identity_of(spec.ref, (file.path for file in model.files), spec.config)
+
+    def _named(self, model: object) -> tuple[Resident, ...]:
+        """Return the models that `unload` means."""
+        if isinstance(model, Model):
+            model._lease.check_open()
+            found = self._residents.find(lambda resident: resident is model._lease.resident)
+        elif isinstance(model, (str, os.PathLike)):
+            found = self._by_ref(os.fspath(model))
+        else:
+            raise InvalidOptionError(f"model must be a Model, or a reference that one was loaded by; got {model!r:.80}")
+        if not found:
+            here = ", ".join(sorted({repr(resident.spec.ref) for resident in self._residents.find(_any)})) or "none"
+            raise ModelNotFoundError(f"this ModelManager has not loaded {model!r:.80}; it has loaded: {here}")
+        return found
+
+    def _by_ref(self, ref: str) -> tuple[Resident, ...]:
+        found = self._residents.find(lambda resident: ref in resident.refs)
+        backend = self._backend
+        if found or backend is None or not backend.uses_files:
+            return found
+        try:
+            stamp = stamp_of(self.store.resolve(ref))
+        except LocalLLMError:  # it leads nowhere, so nothing was loaded by it
+            return ()
+        return self._residents.find(lambda other: other.spec.path is not None and stamp_of(other.spec.path) == stamp)
+
+    def _source(self, wake: Callable[[], object]) -> Source:
+        return Source(self._board.subscribe(wake, self._with_memory), self._board)
+
+    def _with_memory(self, snapshot: ManagerSnapshot) -> ManagerSnapshot:
+        memory = self._residents.memory()
+        models = (evolve(model, memory_bytes=memory.get(model.id, model.memory_bytes)) for model in snapshot.models)
+        return evolve(snapshot, models=tuple(models))
 
     def _open(self) -> Backend:
         with self._making:
@@ -274,77 +378,6 @@ class ModelManager:
         if self._closed:
             raise ClosedError("this ModelManager is closed; make a new one") from cause
 
-    def _forget(self, model: Model) -> None:
-        with self._lock:
-            if model in self._models:
-                self._models.remove(model)
 
-
-def _constant(backend: Backend) -> Callable[[], Backend]:
-    return lambda: backend
-
-
-class _Watch:
-    """Stands between a backend and the caller's progress function, whose exceptions must not cross native code."""
-
-    def __init__(self, callback: ProgressCallback | None, stopped: Callable[[], bool]) -> None:
-        self._callback = callback
-        self._stopped = stopped
-        self.refused = False
-        self.failure: BaseException | None = None
-
-    def __call__(self, progress: LoadProgress) -> bool:
-        if self.refused or self._stopped():
-            return False
-        try:
-            self.refused = self._callback is not None and self._callback(progress) is False
-        except BaseException as exc:  # noqa: BLE001  # raised again by `load`, once the backend has returned
-            self.refused = True
-            self.failure = exc
-        return not self.refused
-
-    def pulling(self, progress: PullProgress) -> bool:
-        """Tell how far the download is that comes before the load."""
-        total = progress.total_bytes
-        return self(LoadProgress(progress.phase, min(1.0, progress.done_bytes / total) if total else 0.0))
-
-
-def _load(backend: Backend, spec: ModelSpec, watch: _Watch) -> LoadedModel:
-    """Load; the one place where what a backend raises is made ours."""
-    try:
-        return backend.load(spec, watch)
-    except LocalLLMError:
-        raise
-    except Exception as exc:
-        raise ModelLoadError(
-            f"the backend {backend.name!r} failed to load {spec.ref!r}: {type(exc).__name__}: {exc}"
-        ) from exc
-
-
-def _check_worker_options(on_crash: object, timeouts: object) -> None:
-    if on_crash not in ("raise", "resume"):
-        raise InvalidOptionError(f"on_crash must be 'raise' or 'resume'; got {on_crash!r:.80}")
-    if not isinstance(timeouts, Timeouts):
-        raise InvalidOptionError(f"timeouts must be a Timeouts, such as Timeouts(load_s=60); got {timeouts!r:.80}")
-
-
-def _check_no_process(**options: object) -> None:
-    """Refuse options that would be without effect in this process, and whose absence would be a surprise."""
-    for name, value in options.items():
-        if value is not None:
-            raise InvalidOptionError(f"{name} is for models in processes of their own; use isolation='process'")
-
-
-def _check_isolation(isolation: Isolation | None, backend: Backend | str | None) -> None:
-    match isolation:
-        case None | "thread":
-            return
-        case "process" if isinstance(backend, Backend):
-            raise InvalidOptionError(
-                "an instance of a backend cannot run in a process of its own; pass its import path "
-                "('package.module:Class') as `backend`, or leave isolation out"
-            )
-        case "process":
-            return
-        case _:
-            raise InvalidOptionError(f"isolation must be 'process', 'thread' or None; got {isolation!r:.80}")
+def _any(resident: Resident) -> bool:
+    return True

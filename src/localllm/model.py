@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from attrs import define, field
+from attrs import define
 
 from localllm._json import check_text
 from localllm.backends.base import GenerateHandle, GenerateRequest, LoadedModel, Sink
@@ -16,30 +18,59 @@ from localllm.batch_results import BatchResults, batch_of
 from localllm.chat.history import check_messages
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
-from localllm.errors import BackendError, ClosedError, InvalidOptionError, LocalLLMError
+from localllm.errors import BackendError, InvalidOptionError, LocalLLMError
 from localllm.models.info import ModelInfo
 from localllm.options import GenerationOptions
 from localllm.pump import ThreadPump
+from localllm.residency.lease import Lease
+from localllm.saved.state import StateUse
 from localllm.types import Message
 
 
 @define(eq=False, repr=False)
 class Model:
-    """A loaded model, made by `ModelManager.load`. Safe to use from any thread; a context manager that closes it.
+    """A handle of a loaded model, made by `ModelManager.load`. Safe to use from any thread; a context manager that
+    closes it.
+
+    The model stays loaded while anybody has an open handle of it; a handle that is dropped is closed soon after. With
+    `keep_alive_s`, `memory_budget_bytes` and `ModelManager.unload` the model may leave the memory meanwhile: the handle
+    stays valid, and the next use brings the model back.
 
     Args:
-        loaded: The backend's model, which belongs to this handle.
-        on_closed: Told once the model is closed.
+        lease: This handle's share in the model.
     """
 
-    _loaded: LoadedModel
-    _on_closed: Callable[[Model], None] = field(kw_only=True, default=lambda model: None)
-    _closed: bool = field(default=False, init=False)
+    _lease: Lease
+
+    def __attrs_post_init__(self) -> None:
+        weakref.finalize(self, self._lease.drop).atexit = False
 
     @property
     def info(self) -> ModelInfo:
-        """The model's facts, as loaded."""
-        return self._loaded.info
+        """The model's facts, as last loaded."""
+        return self._lease.info
+
+    @property
+    def pinned(self) -> bool:
+        """Whether this handle keeps the model in memory while it has nothing to do."""
+        return self._lease.pinned
+
+    def pin(self) -> None:
+        """Keep the model in memory until `unpin`, or until this handle is closed.
+
+        Neither `keep_alive_s` nor another model that needs room unloads it then; `ModelManager.unload` does. A model
+        that is not in memory comes back at its next use.
+
+        Raises:
+            ClosedError: The model is closed.
+        """
+        self._lease.check_open()
+        self._lease.pin(True)
+
+    def unpin(self) -> None:
+        """Let the model leave the memory again, unless another handle has pinned it."""
+        if not self._lease.closed:
+            self._lease.pin(False)
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Return the tokens of `text` as plain text: control tokens are never parsed, none are added.
@@ -81,8 +112,8 @@ class Model:
             return loaded.render(checked)
 
     def stats(self) -> ModelStats:
-        """Return the figures so far; still answers after `close`."""
-        return self._loaded.stats()
+        """Return the figures so far, of all the times that the model was in memory; still answers after `close`."""
+        return self._lease.stats()
 
     def generate_many(
         self,
@@ -122,6 +153,9 @@ class Model:
     def submit(self, request: GenerateRequest, sink: Sink) -> GenerateHandle:
         """Begin one request, below the level of a session; returns at once. See `localllm.Backend` for the rules.
 
+        If the model is not in memory, the request waits until it is back: its `timeout_s` counts from here, and a load
+        that fails ends it with the load's error.
+
         Args:
             request: What to answer, and how.
             sink: Receives the events, on a thread of the backend; must return at once and never raise.
@@ -129,14 +163,35 @@ class Model:
         Raises:
             ClosedError: The model is closed.
         """
-        with self._asking("generate") as loaded:
-            return loaded.generate(request, sink)
+        with self._translated("generate"):
+            return self._lease.generate(request, sink)
+
+    def save_state(self, request: GenerateRequest, path: Path, offset: int) -> StateUse:
+        """Write what is cached of a prompt into a file; see `LoadedModel.save_state`. `ChatSession.save` is for users.
+
+        Raises:
+            ClosedError: The model is closed.
+            SessionFileError: The file cannot be written.
+        """
+        with self._asking("save_state") as loaded:
+            return loaded.save_state(request, path, offset)
+
+    def load_state(self, path: Path) -> StateUse:
+        """Take a state from a saved session; see `LoadedModel.load_state`. `ChatSession.restore` is for users.
+
+        Raises:
+            ClosedError: The model is closed.
+            SessionFileError: The file cannot be read.
+        """
+        with self._asking("load_state") as loaded:
+            return loaded.load_state(path)
 
     def close(self) -> None:
-        """End running replies as cancelled and free the model; waits until that is done. May be called twice."""
-        self._closed = True
-        self._loaded.close()
-        self._on_closed(self)
+        """End this handle's replies as cancelled; with the last handle the model is freed, and that is waited for.
+
+        May be called twice.
+        """
+        self._lease.close()
 
     def __enter__(self) -> Self:
         return self
@@ -149,16 +204,25 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self.info.name!r}{' (closed)' if self._closed else ''}>"
 
+    @property
+    def _closed(self) -> bool:
+        return self._lease.closed or self._lease.resident.closed
+
     @contextmanager
     def _asking(self, what: str) -> Iterator[LoadedModel]:
-        """Yield the model if it is open; the one place where what a backend raises is made ours."""
-        self._check_open()
+        """Yield the backend's model if this handle is open; waits until it is in memory, and keeps it there."""
+        with self._lease.held() as loaded, self._translated(what):
+            yield loaded
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        """The one place where what a backend raises is made ours."""
         try:
-            yield self._loaded
+            yield
         except LocalLLMError:
             raise
         except Exception as exc:
-            backend = self.info.backend or type(self._loaded).__name__
+            backend = self.info.backend or self.info.name
             raise BackendError(f"the backend {backend!r} failed in {what}: {type(exc).__name__}: {exc}") from exc
 
     def _batch(
@@ -171,9 +235,5 @@ class Model:
         options: Mapping[str, object],
     ) -> Batch:
         """Return the batch behind `generate_many`, the async twin's too."""
-        self._check_open()
+        self._lease.check_open()
         return batch_of(items, self.submit, self.info, wake, ordered=ordered, on_progress=on_progress, options=options)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"the model {self.info.name!r} is closed; load it again with ModelManager.load")

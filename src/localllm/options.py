@@ -55,6 +55,9 @@ class GenerationOptions(TypedDict, total=False):
     max_thought_tokens: int | None
     tool_choice: str
     parallel_tool_calls: bool
+    run_tools: bool
+    max_tool_rounds: int
+    tool_timeout_s: float | None
     top_logprobs: int | None
 
 
@@ -218,6 +221,10 @@ class RequestOptions:
         tool_choice: "auto" lets the model choose, "none" forbids calls, "required" asks for at least one, and a tool's
             name for that one.
         parallel_tool_calls: Whether one reply may call more than once.
+        run_tools: Whether a session runs the calls and goes on; else its reply is the calls.
+        max_tool_rounds: How often calls are run and the model is asked again, within one turn. After the last time it
+            is asked for an answer without calls.
+        tool_timeout_s: Seconds for each call; None is no limit.
         top_logprobs: Log-probabilities to give with each token, of so many of the likeliest; 0 is of the token alone,
             None is none. They are of the raw distribution, before any sampler.
 
@@ -262,6 +269,9 @@ class RequestOptions:
     max_thought_tokens: int | None = field(default=None, validator=_integer(0, none="no limit"))
     tool_choice: str = field(default="auto", validator=_check_pattern)
     parallel_tool_calls: bool = field(default=True, validator=_one_of(False, True))
+    run_tools: bool = field(default=True, validator=_one_of(False, True))
+    max_tool_rounds: int = field(default=8, validator=_integer(0, 1000))
+    tool_timeout_s: float | None = field(default=None, validator=_number(0, above=True, none="no limit"))
     top_logprobs: int | None = field(default=None, validator=_integer(0, 100, none="none are wanted"))
 
     def __attrs_post_init__(self) -> None:
@@ -289,7 +299,11 @@ class ModelConfig:
     """How a model is loaded; None leaves a choice to the backend, which makes it from the model and the machine.
 
     Args:
-        n_ctx: Tokens that the context window may hold at most; None is what the model was trained with.
+        n_ctx: Tokens of the context window at most; None is as trained. More needs one of the next three, else clamped.
+        rope_scaling: How positions beyond that are made: "linear", "yarn", "none"; None is as the model says.
+        rope_freq_scale: What positions are multiplied by, 0.5 for twice the length; None is what `n_ctx` needs.
+        rope_freq_base: Base of the rotary frequencies; None is the model's.
+        yarn_orig_ctx: Tokens that YaRN takes the model to be trained with; None is what the model says.
         threads: Threads that compute; None is one for each physical core.
         gpu_layers: Layers to offload to a GPU, or "auto" for as many as fit.
         n_parallel: Replies that run at once; further ones wait in the queue.
@@ -298,9 +312,9 @@ class ModelConfig:
         cache_ram_bytes: Host memory for chats that are idle while others run; 0 keeps them in the KV cache, where
             they slow the others down.
         kv_type: Precision of the KV cache: "f16", "q8_0" or "f32".
-        flash_attention: Whether attention is computed in one fused step; None is on with a GPU and off without, where
-            llama.cpp's plain one was measured to be faster (see docs/architecture.md).
-        chat_template: A Jinja template to use in place of the model's own.
+        flash_attention: Whether attention is computed in one fused step; None is with a GPU only (docs/defaults.md).
+        chat_template: A Jinja template to use in place of the model's own; "none" for raw text: the messages' contents
+            one after the other, without any control token but the one that begins a text, if the model has one.
         mmap: Map the weights from the file, so that processes share them.
         check_memory: Refuse to load what doesn't fit into the memory that is free, and choose a context window that
             does if `n_ctx` is None. The estimate is within some percent (docs/estimate.md).
@@ -313,6 +327,12 @@ class ModelConfig:
     """
 
     n_ctx: int | None = field(default=None, validator=_integer(8, none="as trained"))
+    rope_scaling: Literal["none", "linear", "yarn"] | None = field(
+        default=None, validator=_one_of(None, "none", "linear", "yarn")
+    )
+    rope_freq_scale: float | None = field(default=None, validator=_number(0, 1, above=True, none="what n_ctx needs"))
+    rope_freq_base: float | None = field(default=None, validator=_number(0, above=True, none="the model's"))
+    yarn_orig_ctx: int | None = field(default=None, validator=_integer(1, 2**32 - 1, none="as the model says"))
     threads: int | None = field(default=None, validator=_integer(1, 1024, none="one for each core"))
     gpu_layers: int | Literal["auto"] = field(default="auto")
     n_parallel: int | None = field(default=None, validator=_integer(1, 256, none="chosen by the backend"))
@@ -336,7 +356,7 @@ class ModelConfig:
     @chat_template.validator
     def _check_chat_template(self, attribute: Attribute[object], value: object) -> None:
         if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise InvalidOptionError(f"chat_template must be a Jinja template or None; got {value!r:.80}")
+            raise InvalidOptionError(f"chat_template must be a Jinja template, 'none' or None; got {value!r:.80}")
 
 
 @frozen(kw_only=True)

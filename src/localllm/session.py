@@ -3,36 +3,60 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from typing import Self, Unpack
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Self, TypeVar, Unpack, overload
 
-from localllm.conversation import Conversation, Overflow
+from typing_extensions import TypeForm
+
+from localllm import saving
+from localllm._json import JsonValue
+from localllm.chat.overflow import Overflow
+from localllm.conversation import Conversation, Demand, check_count, collected
 from localllm.errors import InvalidOptionError
 from localllm.model import Model
 from localllm.options import GenerationOptions
+from localllm.outcome import plain
 from localllm.pump import ThreadPump
+from localllm.saved.state import StateUse
+from localllm.stages import RunCalls, StageSink
 from localllm.stream import ChatStream
+from localllm.tools.approval import OnToolCall
+from localllm.tools.run import ToolRun
+from localllm.tools.signature import is_async
+from localllm.tools.threads import ThreadToolRun
+from localllm.tools.tool import Toolbox, Tools
 from localllm.turn import Turn
 from localllm.types import Message, Prompt, Reply
+
+T = TypeVar("T")
 
 
 class ChatSession:
     """A conversation with a model.
 
-    A turn is atomic: the history gains a prompt together with its reply, or neither. A cancelled or timed-out reply
-    counts as soon as it has text; one that failed leaves the history as it was. Sessions of one model may be used
-    from many threads at once, each session by one at a time.
+    A turn is atomic: the history gains a prompt together with its reply, and with the calls that were run for it and
+    their results, or nothing. A cancelled or timed-out reply counts as soon as it has text; one that failed leaves the
+    history as it was. Sessions of one model may be used from many threads at once, each session by one at a time.
 
     Args:
         model: Answers.
         system: Instructions that stay: the first message of the history.
         history: Messages to go on from, such as another session's `history`.
+        tools: What the model may call: functions with types and a docstring, `Tool`s, or `ToolDefinition`s, whose calls
+            are returned. Calls are run on threads, those of one reply side by side.
+        on_tool_call: Asked before each call is run, in the thread that waits for the reply: returns None to approve, a
+            ToolCall to run in its place, or a ToolRefusal. What it raises cancels the reply and is raised there.
         overflow: What to do when the conversation is longer than the context window: "error" raises
-            ContextOverflowError.
+            ContextOverflowError; "drop_oldest" leaves the oldest turns out of prompts; "summarize" has the model
+            summarize those; a function is given the conversation and returns what the model is to read. The system
+            message and the newest turn stay, and so does `history`, which keeps all messages.
         options: Options of every reply, unless a call has its own; see `RequestOptions`.
 
     Raises:
-        InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name.
+        InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name. A tool that
+            cannot be used: no types, two of one name, a coroutine function.
         InvalidPromptError: A history that is no conversation; PromptTypeError if something is no Message.
     """
 
@@ -42,6 +66,8 @@ class ChatSession:
         *,
         system: str | None = None,
         history: Iterable[Message] = (),
+        tools: Tools = (),
+        on_tool_call: OnToolCall | None = None,
         overflow: Overflow = "error",
         **options: Unpack[GenerationOptions],
     ) -> None:
@@ -50,7 +76,16 @@ class ChatSession:
                 f"model must be a Model, as ModelManager.load returns it, not {type(model).__name__}; "
                 "for an AsyncModel use AsyncChatSession"
             )
-        self._conversation = Conversation(model, system=system, history=history, overflow=overflow, options=options)
+        box = Toolbox.of(tools, awaits=False)
+        _check_hook(on_tool_call)
+
+        def run(stage: RunCalls, timeout_s: float | None, sink: StageSink) -> ToolRun:
+            return ThreadToolRun(stage, box, on_tool_call, timeout_s, sink)
+
+        self._conversation = Conversation(
+            model, system=system, history=history, overflow=overflow, box=box, runner=run, options=options
+        )
+        self._restored: StateUse | None = None
 
     @property
     def model(self) -> Model:
@@ -59,15 +94,43 @@ class ChatSession:
 
     @property
     def history(self) -> tuple[Message, ...]:
-        """The messages so far, the system message first; a running reply is not among them."""
+        """The messages so far, the system message first; a running reply is not among them.
+
+        All of them, those that the context policy has left out of prompts by now, too.
+        """
         return self._conversation.history
 
-    def send(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Reply:
+    @property
+    def restored(self) -> StateUse | None:
+        """For a session from a file: for how many tokens its state is used, and why not for more. None for others."""
+        return self._restored
+
+    @overload
+    def send(self, prompt: Prompt, *, prefix: str = ..., **options: Unpack[GenerationOptions]) -> Reply: ...
+    @overload
+    def send(
+        self,
+        prompt: Prompt,
+        *,
+        schema: Mapping[str, JsonValue],
+        prefix: str = ...,
+        **options: Unpack[GenerationOptions],
+    ) -> Reply[JsonValue]: ...
+    @overload
+    def send(
+        self, prompt: Prompt, *, schema: TypeForm[T], prefix: str = ..., **options: Unpack[GenerationOptions]
+    ) -> Reply[T]: ...
+    def send(
+        self, prompt: Prompt, *, schema: object = None, prefix: str = "", **options: Unpack[GenerationOptions]
+    ) -> Reply[object]:
         """Ask, wait for the whole reply, and return it.
 
         Args:
             prompt: A user's text, a message, or several to append to the history; the last one is from the user or
                 a tool, and a system message may only be the very first of the conversation.
+            schema: What the reply is to be: a type, such as a dataclass, or a JSON Schema. The model is held to it, and
+                `reply.parsed` is its value.
+            prefix: What the reply begins with: the model goes on from there, and `reply.text` has it.
             options: Over the session's own.
 
         Returns:
@@ -75,32 +138,55 @@ class ChatSession:
 
         Raises:
             InvalidPromptError: The prompt cannot be used; PromptTypeError if it is of the wrong type.
-            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name.
+            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name;
+                InvalidSchemaError if a schema cannot be enforced.
             SessionBusyError: Another reply of this session has not ended.
             ClosedError: The model is closed.
             GenerationTimeoutError: `timeout_s` passed; the exception's `.reply` is the partial reply.
+            TruncatedOutputError: A reply with a schema was cut off before it was whole; `.partial` is what it was.
+            OutputValidationError: A whole reply that the schema's type refuses by rules of its own.
             GenerationError: The reply failed; the exception's `.reply` is what there was of it.
             KeyboardInterrupt: Ctrl-C cancelled it; the history keeps what was received.
         """
-        return _collect(lambda turn: self._conversation.ask(turn, prompt, options))
+        return _collect(partial(self._conversation.ask, prompt=prompt, demand=Demand(options, schema, prefix)))
 
-    def stream(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> ChatStream:
+    @overload
+    def stream(self, prompt: Prompt, *, prefix: str = ..., **options: Unpack[GenerationOptions]) -> ChatStream: ...
+    @overload
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        schema: Mapping[str, JsonValue],
+        prefix: str = ...,
+        **options: Unpack[GenerationOptions],
+    ) -> ChatStream[JsonValue]: ...
+    @overload
+    def stream(
+        self, prompt: Prompt, *, schema: TypeForm[T], prefix: str = ..., **options: Unpack[GenerationOptions]
+    ) -> ChatStream[T]: ...
+    def stream(
+        self, prompt: Prompt, *, schema: object = None, prefix: str = "", **options: Unpack[GenerationOptions]
+    ) -> ChatStream[object]:
         """Ask, and return the reply as a stream at once.
 
         Args:
             prompt: As for `send`.
+            schema: As for `send`; `stream.partials()` yields what the reply is so far.
+            prefix: As for `send`; it is no chunk of the stream.
             options: Over the session's own.
 
         Raises:
             InvalidPromptError: The prompt cannot be used; PromptTypeError if it is of the wrong type.
-            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name.
+            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name;
+                InvalidSchemaError if a schema cannot be enforced.
             SessionBusyError: Another reply of this session has not ended.
             ClosedError: The model is closed.
         """
-        return _stream(lambda turn: self._conversation.ask(turn, prompt, options))
+        return _stream(partial(self._conversation.ask, prompt=prompt, demand=Demand(options, schema, prefix)))
 
     def regenerate(self, **options: Unpack[GenerationOptions]) -> Reply:
-        """Answer the last prompt again, in place of the last reply, and return the new one.
+        """Answer the last prompt again, in place of the last reply, its calls and their results; return the new one.
 
         If the new reply fails, or is cancelled before any text, the old one stays.
 
@@ -108,7 +194,7 @@ class ChatSession:
             InvalidPromptError: The history does not end with a reply to something.
             LocalLLMError: As `send`.
         """
-        return _collect(lambda turn: self._conversation.ask_again(turn, options))
+        return plain(_collect(partial(self._conversation.ask_again, demand=Demand(options))))
 
     def stream_regenerate(self, **options: Unpack[GenerationOptions]) -> ChatStream:
         """Answer the last prompt again, like `regenerate`, and return the new reply as a stream at once.
@@ -117,7 +203,75 @@ class ChatSession:
             InvalidPromptError: The history does not end with a reply to something.
             LocalLLMError: As `stream`.
         """
-        return _stream(lambda turn: self._conversation.ask_again(turn, options))
+        return _stream(partial(self._conversation.ask_again, demand=Demand(options)))
+
+    @overload
+    def continue_reply(self, **options: Unpack[GenerationOptions]) -> Reply: ...
+    @overload
+    def continue_reply(
+        self, *, schema: Mapping[str, JsonValue], **options: Unpack[GenerationOptions]
+    ) -> Reply[JsonValue]: ...
+    @overload
+    def continue_reply(self, *, schema: TypeForm[T], **options: Unpack[GenerationOptions]) -> Reply[T]: ...
+    def continue_reply(self, *, schema: object = None, **options: Unpack[GenerationOptions]) -> Reply[object]:
+        """Go on with the last reply, which was cut off: by `max_tokens`, a time-out, or a cancel.
+
+        Args:
+            schema: The schema of the whole, if it was asked for with one.
+            options: Over the session's own.
+
+        Returns:
+            The whole reply, old text and new, which takes the place of the old one in the history. Its figures are
+            those of the new part.
+
+        Raises:
+            InvalidPromptError: The history does not end with a reply that was cut off.
+            LocalLLMError: As `send`; the old reply then stays, unless there is new text.
+        """
+        return _collect(partial(self._conversation.go_on, demand=Demand(options, schema)))
+
+    def stream_continue(self, **options: Unpack[GenerationOptions]) -> ChatStream:
+        """Go on with the last reply, like `continue_reply`, and return a stream at once; its chunks are the new text.
+
+        Raises:
+            InvalidPromptError: The history does not end with a reply that was cut off.
+            LocalLLMError: As `stream`.
+        """
+        return _stream(partial(self._conversation.go_on, demand=Demand(options)))
+
+    def alternatives(self, prompt: Prompt, n: int, **options: Unpack[GenerationOptions]) -> tuple[Reply, ...]:
+        """Ask once and return several replies, made side by side: the prompt is read once.
+
+        None of them is kept: `choose` keeps one. Calls are returned, not run. With a `seed`, each reply's is one more
+        than that of the one before.
+
+        Args:
+            prompt: As for `send`.
+            n: How many.
+            options: Over the session's own.
+
+        Raises:
+            InvalidOptionError: `n` is not from 1 to 100, and as for `send`.
+            LocalLLMError: The first failure of any of them; the others are cancelled.
+        """
+        pump = ThreadPump()
+        turns = tuple(Turn(pump.wake) for _ in range(check_count(n)))
+        try:
+            self._conversation.offer(turns, prompt, Demand(options))
+            return tuple(map(plain, pump.run(partial(collected, turns))))
+        except BaseException:  # Ctrl-C, or one of them failed
+            for turn in turns:
+                turn.cancel()
+            raise
+
+    def choose(self, reply: Reply[object]) -> None:
+        """Keep one of the last alternatives: the history gains the prompt and this reply.
+
+        Raises:
+            InvalidPromptError: It is none of them, or the session has gone on since.
+            SessionBusyError: A reply of this session has not ended.
+        """
+        self._conversation.choose(reply)
 
     def fork(self) -> Self:
         """Return a session that goes on from here on its own; a reply that is running stays with this one."""
@@ -126,7 +280,7 @@ class ChatSession:
         return forked
 
     def undo(self) -> tuple[Message, ...]:
-        """Take back the last turn: its prompt, all of a sequence, and its reply.
+        """Take back the last turn: its prompt, all of a sequence, and its reply, with its calls and their results.
 
         Returns:
             The messages taken back; none if there is no turn.
@@ -143,6 +297,69 @@ class ChatSession:
             SessionBusyError: A reply of this session has not ended.
         """
         self._conversation.reset()
+
+    def save(self, path: str | os.PathLike[str], *, state: bool = True) -> StateUse:
+        """Write the session into a file, whole or not at all: history, options, and what the model has read of it.
+
+        With the state, a restored session need not be read again; it takes some 23 KB a token of a model of 135M
+        parameters. Tools and functions are not saved. docs/sessions.md has the format.
+
+        Args:
+            path: The file; replaced if there is one.
+            state: Whether to save the model's state, too, as far as it is cached.
+
+        Returns:
+            For how many tokens there is a state in the file, and why not for more.
+
+        Raises:
+            SessionFileError: The file cannot be written; an old one is as it was.
+            SessionBusyError: A reply of this session has not ended.
+            InvalidOptionError: Something that is no path.
+            ClosedError: The model is closed.
+        """
+        return saving.save(self._conversation, path, state=state)
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | os.PathLike[str],
+        model: Model,
+        *,
+        tools: Tools | None = None,
+        on_tool_call: OnToolCall | None = None,
+        overflow: Overflow | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Self:
+        """Return a session that goes on from a file; `restored` tells what became of the model's state in it.
+
+        Every byte of the file is verified first. The state is used if the same model computed it, loaded in the same
+        way by the same build; else the history is read again.
+
+        Args:
+            path: The file.
+            model: Answers; it need not be the one that the session was saved with.
+            tools: The session's tools, which no file holds; to be given if it had any, () to go on without.
+            on_tool_call: As for a new session.
+            overflow: In place of the policy that it had.
+            options: Over those that it had.
+
+        Raises:
+            DamagedSessionError: The file is damaged, cut off, of a later version, or no saved session.
+            SessionFileError: It cannot be read.
+            InvalidOptionError: As for a new session; or it had tools, or a function for `overflow`, that are missing.
+            ClosedError: The model is closed.
+        """
+        saved = saving.read(path)
+        saving.check_tools(saved, tools)
+        session = cls(
+            model,
+            tools=tools or (),
+            on_tool_call=on_tool_call,
+            overflow=saving.overflow_of(saved, overflow),
+            **saving.merged(saved, options),
+        )
+        session._restored = saving.go_on(session._conversation, saved, path)
+        return session
 
     def preload(self, draft: str = "") -> None:
         """Have the model read the conversation ahead, so that the next reply begins sooner; returns at once.
@@ -161,18 +378,29 @@ class ChatSession:
         self._conversation.preload(draft)
 
 
-def _collect(start: Callable[[Turn], None]) -> Reply:
+def _check_hook(hook: OnToolCall | None) -> None:
+    given: object = hook  # what users pass may be anything
+    if given is not None and not callable(given):
+        raise InvalidOptionError(f"on_tool_call must be a function or None; got {given!r:.80}")
+    if hook is not None and is_async(hook):
+        raise InvalidOptionError(
+            "on_tool_call is a coroutine function, which a ChatSession cannot await; use an AsyncChatSession, or give "
+            "it a plain function"
+        )
+
+
+def _collect(start: Callable[[Turn], None]) -> Reply[object]:
     pump = ThreadPump()
     turn = Turn(pump.wake)
     try:
         start(turn)
-        return pump.run(turn.collect)
-    except BaseException:  # Ctrl-C; a failed turn is settled already
+        return pump.run(partial(turn.attended, turn.collect))
+    except BaseException:  # Ctrl-C, or the hook of a tool; a failed turn is settled already
         turn.cancel(received=True)
         raise
 
 
-def _stream(start: Callable[[Turn], None]) -> ChatStream:
+def _stream(start: Callable[[Turn], None]) -> ChatStream[T]:
     pump = ThreadPump()
     turn = Turn(pump.wake)
     try:

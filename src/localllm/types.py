@@ -28,13 +28,30 @@ Segment = Literal["text", "thought"]
 
 
 @frozen
+class TokenLogprob:
+    """How likely a token was, by the model's raw distribution: before any grammar, bias or sampler.
+
+    Args:
+        token: The token.
+        text: Its text, control tokens spelled out; U+FFFD stands for a part of a character.
+        logprob: The natural logarithm of its probability.
+        top: The likeliest tokens at its place, likeliest first: token, text and log-probability of each.
+    """
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@frozen
 class Usage:
     """What a reply cost, in tokens.
 
     Args:
-        prompt_tokens: Tokens of the rendered prompt.
+        prompt_tokens: Tokens of the rendered prompt; where tools were run, of the last one.
         cached_tokens: Those of them that were not computed again.
-        completion_tokens: Tokens generated, the end-of-turn token excluded.
+        completion_tokens: Tokens generated, the end-of-turn token excluded; of calls, and of a summary, too.
         thought_tokens: Those of them that belong to thoughts.
     """
 
@@ -63,12 +80,27 @@ class Timings:
     tokens_per_s: float = 0.0
 
 
+@frozen
+class ToolResult:
+    """What became of a call.
+
+    Args:
+        call: The call as it was run; a hook may have changed it.
+        content: What the model is told.
+        error: What the tool raised, or why it was not run or not waited for; None if all went well. Not compared.
+    """
+
+    call: ToolCall
+    content: str
+    error: Exception | None = field(default=None, eq=False)
+
+
 T_co = TypeVar("T_co", default=None, covariant=True)
 
 
 @frozen
 class Reply(Generic[T_co]):
-    """A whole reply, however it ended.
+    """A whole reply, however it ended. After tools were run, it is about the answer that followed the last results.
 
     Args:
         text: The reply's text, thoughts and tool calls taken out.
@@ -77,9 +109,12 @@ class Reply(Generic[T_co]):
         usage: Its cost in tokens.
         timings: Its cost in seconds.
         thought: The model's reasoning, or None.
-        tool_calls: The calls it asks for.
+        tool_calls: The calls it asks for, and that nobody has run.
         parsed: The value that a schema gave, else None.
-        dropped: Messages that the context policy left out of the prompt.
+        dropped: Messages that the context policy left out of the prompt, from this turn on.
+        tool_results: What became of the calls that were run for it, of all rounds, in the order of the calls.
+        logprobs: The log-probabilities of its tokens, if they were asked for; not those of tokens that were put in to
+            close a thought, which the model did not choose.
     """
 
     text: str
@@ -91,9 +126,11 @@ class Reply(Generic[T_co]):
     tool_calls: tuple[ToolCall, ...] = ()
     parsed: T_co = field(default=cast("T_co", None))  # None is what T_co is by default
     dropped: tuple[Message, ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Return a JSON object. `parsed` is left out: it belongs to the caller's own types."""
+        """Return a JSON object. `parsed` and `tool_results` are left out: they hold the caller's own types."""
         return {
             "message": self.message.to_dict(),
             "finish_reason": self.finish_reason,
@@ -104,7 +141,7 @@ class Reply(Generic[T_co]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, JsonValue]) -> Reply:
-        """Read what `to_dict` wrote; `parsed` is None.
+        """Read what `to_dict` wrote; `parsed` is None, and `tool_results` is empty.
 
         Raises:
             InvalidPromptError: A key is missing, unknown, or its value is of the wrong kind.
@@ -164,14 +201,14 @@ class PromptProgress:
 
 
 @frozen
-class ReplyEnded:
+class ReplyEnded(Generic[T_co]):
     """The last event of a stream.
 
     Args:
         reply: The whole reply.
     """
 
-    reply: Reply
+    reply: Reply[T_co]
 
 
 @frozen
@@ -182,11 +219,13 @@ class ToolCallStarted:
         index: Counts the calls of one reply, from 0.
         id: What the answer refers to.
         name: The tool's name.
+        token_ids: See `TextDelta`.
     """
 
     index: int
     id: str
     name: str
+    token_ids: tuple[int, ...] = field(default=(), eq=False, repr=False)
 
 
 @frozen
@@ -196,10 +235,12 @@ class ToolCallDelta:
     Args:
         index: The call's.
         arguments: The piece; never empty.
+        token_ids: See `TextDelta`.
     """
 
     index: int
     arguments: str
+    token_ids: tuple[int, ...] = field(default=(), eq=False, repr=False)
 
 
 @frozen
@@ -209,16 +250,58 @@ class ToolCallEnded:
     Args:
         index: The call's.
         call: The call, its arguments parsed.
+        token_ids: See `TextDelta`.
+    """
+
+    index: int
+    call: ToolCall
+    token_ids: tuple[int, ...] = field(default=(), eq=False, repr=False)
+
+
+ToolCallEvent: TypeAlias = ToolCallStarted | ToolCallDelta | ToolCallEnded
+"""What tells of a call while it is made."""
+
+
+@frozen
+class ToolStarted:
+    """A call is being run.
+
+    Args:
+        index: The call's, as in `ToolCallStarted`.
+        call: The call as it is run; a hook may have changed it.
     """
 
     index: int
     call: ToolCall
 
 
-ToolCallEvent: TypeAlias = ToolCallStarted | ToolCallDelta | ToolCallEnded
-"""What tells of a call while it is made."""
+@frozen
+class ToolEnded:
+    """A call was run, or was not: it was refused, say. One that was not run has no `ToolStarted`.
 
-StreamEvent: TypeAlias = PromptProgress | StreamChunk | ToolCallEvent | ReplyEnded
+    Args:
+        index: The call's.
+        result: What became of it.
+    """
+
+    index: int
+    result: ToolResult
+
+
+@frozen
+class MessagesDropped:
+    """The context policy left messages out of the prompt, and will until they are undone.
+
+    Args:
+        messages: Those that were left out now, oldest first.
+    """
+
+    messages: tuple[Message, ...]
+
+
+StreamEvent: TypeAlias = (
+    PromptProgress | StreamChunk | ToolCallEvent | ToolStarted | ToolEnded | MessagesDropped | ReplyEnded[T_co]
+)
 """What `ChatStream.events()` yields."""
 
 
@@ -229,12 +312,14 @@ class TextDelta:
     Args:
         text: The piece.
         segment: "text" or "thought".
-        token_ids: The tokens generated since the delta before, where the backend tells them; not compared.
+        token_ids: The tokens generated since the event before, where the backend tells them; not compared.
+        logprobs: Their log-probabilities, if they were asked for.
     """
 
     text: str
     segment: Segment = "text"
     token_ids: tuple[int, ...] = field(default=(), eq=False)
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @frozen

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from localllm.backends.base import GenerateRequest, LoadedModel, ModelSpec
 from localllm.backends.fake import FakeBackend, FakeReply
+from localllm.chat.grammar import Grammar
 from localllm.errors import (
     BackendError,
     ContextOverflowError,
@@ -466,3 +467,65 @@ def test_tool_calls_of_a_history_are_part_of_the_prompt() -> None:
     text = model.render([Message.user("x"), call, Message("tool", "warm", tool_call_id="1")]).text
     assert '"city": "Rom"' in text
     assert "tool\nwarm" in text
+
+
+_AGED = Grammar("json_schema", '{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}')
+_CHOICE = Grammar("choice", '["yes", "no"]')
+
+
+def held_to(grammar: Grammar, reply: str | FakeReply, prefix: str = "") -> GenerationEnded:
+    """The end of a reply that is held to a grammar."""
+    model = load(FakeBackend([reply]))
+    return collect(model, evolve(asking(), grammar=grammar, prefix=prefix)).end
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reply", "prefix"),
+    [
+        (_AGED, '{"age": 3}', ""),
+        (_AGED, '{\n  "age":3\n}\n', ""),
+        (_AGED, FakeReply(chunks=['{"a', 'ge": 3', "}"]), ""),
+        (_AGED, FakeReply('{"age": 3}', thought="no JSON here"), ""),
+        (_AGED, FakeReply('{"ag', truncated=True), ""),
+        (_AGED, ' "age": 3}', "{"),
+        (_AGED, FakeReply(tool_calls=[ToolCall("weather", {})]), ""),
+        (_CHOICE, "yes", ""),
+        (_CHOICE, "s", "ye"),
+        (Grammar("regex", "[a-z]+[0-9]"), "ab1", ""),
+        (Grammar("lark", 'start: "a" "b"'), "ab", ""),
+    ],
+)
+def test_a_reply_that_follows_its_grammar_is_played(grammar: Grammar, reply: str | FakeReply, prefix: str) -> None:
+    """In any layout of JSON; what is cut off may be a beginning; thoughts are free, and so are replies that call."""
+    end = held_to(grammar, reply, prefix)
+    assert end.error is None
+    assert end.finish_reason in ("stop", "length", "tool_calls")
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reply", "where"),
+    [
+        (_AGED, '{"age": "3"}', "json_schema that was asked for at index 8, before"),
+        (_AGED, '{"age": 3', "at index 9, where the text ends"),
+        (_AGED, "Here you are: {}", "at index 0, before"),
+        (_AGED, FakeReply('{"x', truncated=True), "at index"),
+        (_CHOICE, "maybe", "choice that was asked for at index 0"),
+        (Grammar("regex", "[a-z]+[0-9]"), "ab12", "regex that was asked for at index 3"),
+    ],
+)
+def test_a_reply_that_no_grammar_would_let_through_is_a_mistake_in_the_script(
+    grammar: Grammar, reply: str | FakeReply, where: str
+) -> None:
+    """It ends with ScriptError, which says where the text departs; nothing of it is played."""
+    if grammar is _AGED and isinstance(reply, FakeReply):
+        grammar = Grammar("json_schema", _AGED.source[:-1] + ', "additionalProperties": false}')
+    end = held_to(grammar, reply)
+    assert isinstance(end.error, ScriptError)
+    assert where in str(end.error)
+    assert end.usage.completion_tokens == 0
+
+
+def test_a_grammar_that_cannot_be_used_ends_the_request() -> None:
+    """With the error that says why, as a model would."""
+    end = held_to(Grammar("regex", "("), "x")
+    assert isinstance(end.error, InvalidOptionError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
@@ -13,38 +14,62 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from localllm.engine.budget import FixedBudget
 from localllm.engine.cells import CellTable
 from localllm.engine.kv_cache import KvCache
-from localllm.engine.lane import Lane, Request
+from localllm.engine.lane import Lane
 from localllm.engine.model import DecodeError
 from localllm.engine.output import Output
+from localllm.engine.request import Request
 from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
 from localllm.options import RequestOptions
 from localllm.types import BackendEvent, GenerationEnded, TextDelta
 
-from .toy import ToyModel, solo
+from .toy import ToyConstraint, ToyFold, ToyModel, solo
 
 N_CELLS, N_SEQUENCES, N_PARALLEL = 96, 7, 4
 STARTS = [[7] * 40, list(range(1, 60)), [5, 6] * 10]  # prompts share these prefixes
 
 
 class Submitted:
-    """A request, what it delivered, and how long it has been waiting for a token."""
+    """A request, what it delivered, and what it yields alone.
 
-    def __init__(self, prompt: list[int], max_new: int, preload: bool) -> None:
+    Args:
+        prompt: Its prompt.
+        max_new: Tokens at most.
+        preload: Whether it only reads.
+        grammar: What it is held to, if it isn't empty.
+        most_thought: Tokens of thoughts at most.
+        said: Tokens that an earlier run of it has generated, of those that it yields.
+        logprobs: Whether they are asked for.
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        max_new: int,
+        preload: bool = False,
+        grammar: str = "",
+        most_thought: int | None = None,
+        said: int = 0,
+        logprobs: bool = False,
+    ) -> None:
         self.prompt, self.max_new, self.preload = prompt, max_new, preload
+        self.expected = [] if preload else solo(prompt, max_new, grammar, most_thought)
+        self.said = min(said, len(self.expected))
         self.events: list[BackendEvent] = []
         self.request = Request(
             Sequence(array("i", prompt), max_new=max_new, preload=preload),
-            RequestOptions(),
-            Output(self.events.append, (), 0.0, "toy"),
+            RequestOptions(max_thought_tokens=most_thought, top_logprobs=1 if logprobs else None),
+            Output(self.events.append, (), 0.0, "toy", ToyFold()),
             None,
+            deque(self.expected[: self.said]),
+            ToyConstraint(grammar) if grammar else None,
         )
 
     @property
     def tokens(self) -> list[int]:
-        """What was generated, read back from the text."""
+        """What was generated, read back from the text; what an earlier run delivered comes before it."""
         text = "".join(event.text for event in self.events if isinstance(event, TextDelta))
-        return [int(word) for word in text.split()]
+        return [*self.expected[: self.said], *(int(word) for word in text.split())]
 
     @property
     def ended(self) -> GenerationEnded | None:
@@ -115,7 +140,35 @@ class Schedules(RuleBasedStateMachine):
     def submit(self, start: Tokens[int], cut: int, rest: list[int], max_new: int, preload: bool) -> Submitted:
         """A prompt that fits alone is submitted."""
         prompt = [*start[:cut], *rest]
-        request = Submitted(prompt, min(max_new, N_CELLS - len(prompt)), preload)
+        return self.send(Submitted(prompt, min(max_new, N_CELLS - len(prompt)), preload))
+
+    @rule(
+        target=submitted,
+        start=st.sampled_from(STARTS),
+        cut=st.integers(0, 60),
+        max_new=st.integers(1, 30),
+        grammar=st.sampled_from(["", "a", "b", "c", "d"]),
+        most_thought=st.sampled_from([None, 0, 2]),
+        said=st.sampled_from([0, 0, 1, 5, 11]),
+        logprobs=st.booleans(),
+    )
+    def submit_held(
+        self,
+        start: Tokens[int],
+        cut: int,
+        max_new: int,
+        grammar: str,
+        most_thought: int | None,
+        said: int,
+        logprobs: bool,
+    ) -> Submitted:
+        """A prompt whose reply is held to a grammar, thinks little, or goes on from an earlier run, is submitted."""
+        prompt = [*start[:cut], 1]
+        most = min(max_new, N_CELLS - len(prompt))
+        return self.send(Submitted(prompt, most, False, grammar, most_thought, said, logprobs))
+
+    def send(self, request: Submitted) -> Submitted:
+        """Submit it."""
         self.all.append(request)
         self.lane.submit(request.request)
         return request
@@ -124,10 +177,7 @@ class Schedules(RuleBasedStateMachine):
     def next_turn(self, earlier: Submitted, rest: list[int]) -> Submitted:
         """A chat goes on: its prompt is an earlier one with what was generated for it."""
         prompt = [*earlier.prompt, *earlier.tokens, *rest][: N_CELLS - 10]
-        request = Submitted(prompt, 8, False)
-        self.all.append(request)
-        self.lane.submit(request.request)
-        return request
+        return self.send(Submitted(prompt, 8))
 
     @rule(count=st.integers(1, 12))
     def steps(self, count: int) -> None:
@@ -159,8 +209,7 @@ class Schedules(RuleBasedStateMachine):
     def texts_are_solo(self) -> None:
         """What was delivered so far is what the request yields alone."""
         for request in self.all:
-            expected = [] if request.preload else solo(request.prompt, request.max_new)
-            assert request.tokens == expected[: len(request.tokens)]
+            assert request.tokens == request.expected[: len(request.tokens)]
 
     def teardown(self) -> None:
         """Everybody ends within a bound of steps, with their solo text unless cancelled, and no sequence leaks."""
@@ -173,9 +222,8 @@ class Schedules(RuleBasedStateMachine):
         for request in self.all:
             ended = request.ended
             assert ended is not None
-            expected = [] if request.preload else solo(request.prompt, request.max_new)
             if ended.finish_reason in ("stop", "length"):
-                assert request.tokens == expected
+                assert request.tokens == request.expected
             else:
                 assert ended.finish_reason == "cancelled"
                 assert request.request.cancelled

@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from localllm.engine.cells import CellTable
 from localllm.engine.kv_cache import KvCache
 from localllm.engine.model import Work
-from localllm.engine.state import StateExport, StateImport
+from localllm.engine.state import Cells, StateExport, StateImport
 
 from .arrays import tokens
 from .toy import ToyContext
-
-Block = tuple[int, int, bytes]
 
 
 def filled(prompts: list[list[int]], *, in_host: int = 0, can_cut: bool = True) -> tuple[KvCache, ToyContext]:
@@ -35,14 +33,16 @@ def filled(prompts: list[list[int]], *, in_host: int = 0, can_cut: bool = True) 
     return cache, context
 
 
-def exported(cache: KvCache, context: ToyContext, prompt: list[int], allowance: int) -> list[Block]:
-    """Return all blocks of a prompt's state."""
-    taken: list[Block | None] = []
-    job = StateExport(tokens(*prompt), taken.append)
-    while not job.step(cache, context, allowance):
-        pass
-    assert taken.pop() is None
-    return [block for block in taken if block is not None]
+def exported(cache: KvCache, context: ToyContext, prompt: list[int], most: int) -> list[Cells]:
+    """Return all blocks of a prompt's state, asked for in parts."""
+    taken: list[Cells] = []
+    while True:
+        part: list[list[Cells]] = []
+        start = taken[-1][1] if taken else 0
+        StateExport(tokens(*prompt), start, most, part.append).run(cache, context)
+        if not part[0]:
+            return taken
+        taken += part[0]
 
 
 _PROMPT = st.lists(st.integers(0, 3), min_size=1, max_size=30)
@@ -50,11 +50,11 @@ _PROMPT = st.lists(st.integers(0, 3), min_size=1, max_size=30)
 
 @given(st.lists(_PROMPT, max_size=5), _PROMPT, st.integers(0, 5), st.integers(1, 50))
 def test_what_leaves_is_the_longest_cached_prefix_and_comes_back_as_it_was(
-    prompts: list[list[int]], wanted: list[int], in_host: int, allowance: int
+    prompts: list[list[int]], wanted: list[int], in_host: int, most: int
 ) -> None:
     """Whether it is in the context, in host memory or in parts of both; block after block, without holes."""
     cache, context = filled(prompts, in_host=in_host)
-    blocks = exported(cache, context, wanted, allowance)
+    blocks = exported(cache, context, wanted, most)
     position = 0
     for start, stop, data in blocks:
         assert start == position
@@ -64,10 +64,9 @@ def test_what_leaves_is_the_longest_cached_prefix_and_comes_back_as_it_was(
     assert position >= max(common, default=0)
 
     other, elsewhere = filled([])
-    told: list[bool] = []
-    for start, stop, data in blocks:
-        assert StateImport(tokens(*wanted[:stop]), start, data, told.append).step(other, elsewhere, 1)
-    assert all(told)
+    told: list[int] = []
+    StateImport(tokens(*wanted), blocks, told.append).run(other, elsewhere)
+    assert told == [len(blocks)]
     assert other.host.find(tokens(*wanted))[1] == position
 
 

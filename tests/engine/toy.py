@@ -10,29 +10,150 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from localllm.engine.model import DecodeError, NoRoomError, Work
+from localllm.engine.constraint import Constraint
+from localllm.engine.model import DecodeError, Distribution, NoRoomError, Work
+from localllm.errors import BackendError
 from localllm.options import RequestOptions
+from localllm.types import TextDelta, ToolCall, ToolCallEvent
 
 VOCAB = 97
 END = 0
+CLOSE = 4  # the token that ends a thought
+
+
+def _hash(tokens: Sequence[int], salt: str = "") -> int:
+    return int.from_bytes(hashlib.blake2b(bytes(f"{salt}{list(tokens)}", "ascii"), digest_size=4).digest(), "big")
+
+
+def opens(token: int) -> bool:
+    """Whether the token begins a thought: about one in sixteen does."""
+    return token % 16 == 5
 
 
 def next_token(tokens: Sequence[int]) -> int:
     """Return what follows `tokens`; the end about once in sixteen tokens."""
-    digest = hashlib.blake2b(bytes(str(list(tokens)), "ascii"), digest_size=4).digest()
-    value = int.from_bytes(digest, "big")
+    value = _hash(tokens)
     return END if value % 16 == 0 else 1 + value % (VOCAB - 1)
 
 
-def solo(prompt: Sequence[int], max_new: int) -> list[int]:
-    """Return what the toy generates for a prompt when it runs alone."""
+def solo(prompt: Sequence[int], max_new: int, grammar: str = "", most_thought: int | None = None) -> list[int]:
+    """Return what the toy generates for a prompt when it runs alone, one token after the other."""
     tokens = list(prompt)
-    while len(tokens) - len(prompt) < max_new:
+    constraint = ToyConstraint(grammar) if grammar else None
+    thought, thinking = 0, False
+    while len(tokens) - len(prompt) < max_new and not (constraint is not None and constraint.stopped):
         token = next_token(tokens)
+        if most_thought is not None and thinking and thought >= most_thought:
+            token = CLOSE
+        elif constraint is not None:
+            token = constraint.nearest(token)
         if token == END:
             break
+        if constraint is not None:
+            constraint.accept([token])
+        thought += thinking
+        thinking = opens(token) or (thinking and token != CLOSE)
         tokens.append(token)
     return tokens[len(prompt) :]
+
+
+class ToyConstraint:
+    """A grammar made of hashes: runs that are forced, sets of tokens that are allowed, an end.
+
+    Args:
+        seed: Which grammar.
+        wide: The tokens that it allows everywhere.
+    """
+
+    def __init__(self, seed: str, wide: Sequence[int] = (CLOSE,)) -> None:
+        self.seed = seed
+        self.wide = wide
+        self.said: list[int] = []
+        self.prepared = 0
+
+    @property
+    def stopped(self) -> bool:
+        """About once in thirty tokens."""
+        return bool(self.said) and _hash(self.said, self.seed) % 31 == 0
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Take note of tokens, all of which it must allow."""
+        for token in tokens:
+            if self.stopped or not (self.nearest(token) == token or token in self.wide):
+                raise BackendError(f"{token} is not allowed after {self.said}")
+            self.said.append(token)
+
+    def allows(self, tokens: Sequence[int]) -> bool:
+        """Whether all are tokens that are allowed everywhere."""
+        return all(token in self.wide for token in tokens)
+
+    def forced(self) -> list[int]:
+        """Return the run that must follow."""
+        run: list[int] = []
+        while (token := self._only([*self.said, *run])) is not None:
+            run.append(token)
+        return run
+
+    def prepare(self) -> None:
+        """Count the masks."""
+        assert not self.stopped, "a mask for a reply that is whole"
+        self.prepared += 1
+
+    def nearest(self, token: int) -> int:
+        """Return `token`, or another if it is not allowed."""
+        only = self._only(self.said)
+        if only is not None:
+            return only
+        value = _hash(self.said, self.seed)
+        if token == END and value % 4 == 0:
+            return END
+        token = token or 1 + value % 9
+        return token if (token + value) % 3 else token - 1 or 2
+
+    def _only(self, said: Sequence[int]) -> int | None:
+        """Return the token that must follow, if it is one; such places come in runs."""
+        value = _hash(said, self.seed)
+        if value % 31 == 0 and said:
+            return None
+        length = _hash(said[: len(said) // 24 * 24], self.seed) % 24
+        return 10 + value % 50 if len(said) % 24 < length else None
+
+
+class ToyFold:
+    """Takes what stands between a token that opens a thought and `CLOSE` for one, both of them included."""
+
+    def __init__(self) -> None:
+        self.thinking = False
+        self.close_thought = f"{CLOSE} "
+        self.calls: tuple[ToolCall, ...] = ()
+
+    def push(self, text: str) -> list[TextDelta | ToolCallEvent]:
+        """Return a delta for each word."""
+        events: list[TextDelta | ToolCallEvent] = []
+        for word in text.split():
+            thought = self.thinking or opens(int(word))
+            events.append(TextDelta(f"{word} ", "thought" if thought else "text"))
+            self.thinking = thought and int(word) != CLOSE
+        return events
+
+    def flush(self) -> list[TextDelta | ToolCallEvent]:
+        """Nothing is ever held back."""
+        return []
+
+
+class ToyDistribution:
+    """Likelier the nearer a token is to the one that follows."""
+
+    def __init__(self, token: int) -> None:
+        self._token = token
+
+    def of(self, token: int) -> float:
+        """Return minus the distance."""
+        return -float(abs(token - self._token))
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        """Return the nearest tokens."""
+        return sorted(((token, self.of(token)) for token in range(VOCAB)), key=lambda pair: -pair[1])[:count]
 
 
 class ToySampler:
@@ -83,9 +204,17 @@ class ToyContext:
             outputs.append(index if work.sample else -1)
         return outputs
 
-    def sample(self, output: int, sampler: object) -> int:
-        """Return the token that follows."""
-        return next_token(self._logits[output])
+    def sample(self, output: int, sampler: object, constraint: Constraint | None = None) -> int:
+        """Return the token that follows, as far as it is allowed."""
+        token = next_token(self._logits[output])
+        if constraint is None:
+            return token
+        assert isinstance(constraint, ToyConstraint)
+        return constraint.nearest(token)
+
+    def distribution(self, output: int) -> Distribution:
+        """Return one around the token that follows."""
+        return ToyDistribution(next_token(self._logits[output]))
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Share cells."""
@@ -149,3 +278,11 @@ class ToyModel:
     def piece(self, token: int) -> bytes:
         """Return the token as a word."""
         return f"{token} ".encode()
+
+    def spell(self, token: int) -> bytes:
+        """Return the token as a word."""
+        return self.piece(token)
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Return the words as tokens."""
+        return [int(word) for word in text.split()]

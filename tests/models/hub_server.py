@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -385,14 +386,16 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def hub_server() -> Iterator[HubServer]:
-    """Run a server until the end of the block."""
+def hub_server(tls: ssl.SSLContext | None = None) -> Iterator[HubServer]:
+    """Run a server until the end of the block; over https with the certificate of `tls`, if that is given."""
 
     class Handler(_Handler):
         """Knows which server it belongs to."""
 
     server = _Server(("127.0.0.1", 0), Handler)
-    hub = HubServer(url=f"http://127.0.0.1:{server.server_address[1]}")
+    if tls is not None:  # the handshake is for the thread that answers: one that fails must not hold up others
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    hub = HubServer(url=f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}")
     Handler.hub = hub
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

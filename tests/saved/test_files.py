@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localllm import DamagedSessionError, Message, SessionFileError, TokenIds, ToolCall
+from localllm.chat.history import History, Window
 from localllm.saved.sections import END, MAGIC, sections_of, write_section
 from localllm.saved.session import CHAT, SavedSession, read_session, write_session
 from localllm.saved.state import StateBlock, StateHead, append_state, read_state
@@ -25,11 +26,9 @@ CHAT_MESSAGES = (
     Message("assistant", "Three.", finish_reason="stop", token_ids=TokenIds("abc", (1, 2, 3))),
 )
 SAVED = SavedSession(
-    messages=CHAT_MESSAGES,
-    turns=(1,),
+    history=History(CHAT_MESSAGES, (1,), (2,), Window((Message.system("Be brief. Earlier: nothing."),), 1)),
     options={"temperature": 0.5, "logit_bias": ((3, -1.5),), "stop": ("a", "b"), "seed": None},
     overflow="drop_oldest",
-    left_out=2,
     tools=("add",),
     model_hash="abc",
     model_name="toy",
@@ -57,7 +56,7 @@ def test_a_session_comes_back_as_it_was(file: Path) -> None:
     """Messages with their calls, thoughts and tokens, options and turns, and the state block by block."""
     found = read_session(file)
     assert found == SAVED
-    assert [message.to_dict() for message in found.messages] == [message.to_dict() for message in CHAT_MESSAGES]
+    assert [message.to_dict() for message in found.history.messages] == [message.to_dict() for message in CHAT_MESSAGES]
     state = read_state(file)
     assert state is not None
     assert (state[0], tuple(state[1])) == (HEAD, BLOCKS)
@@ -146,11 +145,11 @@ def test_version_1_is_read(tmp_path: Path) -> None:
         "options": {"temperature": 0.0},
     }
     found = read_session(write_json(tmp_path / "first", json.dumps(first).encode()))
-    assert found.messages == (Message.user("Hi"), Message("assistant", "Hello"))
-    assert (found.turns, found.options, found.overflow) == (None, {"temperature": 0.0}, "error")
+    assert found.history == History((Message.user("Hi"), Message("assistant", "Hello")), (0,), (1,))
+    assert (found.options, found.overflow, found.tools) == ({"temperature": 0.0}, "error", ())
 
 
-VALID = {"version": 2, "model": {}, "messages": [], "options": {}, "turns": [], "overflow": "error", "left_out": 0}
+VALID = {"version": 2, "model": {}, "messages": [], "options": {}, "turns": [], "window": None, "overflow": "error"}
 
 
 @pytest.mark.parametrize(
@@ -163,8 +162,11 @@ VALID = {"version": 2, "model": {}, "messages": [], "options": {}, "turns": [], 
         ({"messages": [{"role": "user", "content": 5}]}, "must be a str"),
         ({"options": {"temprature": 1}}, "temprature"),
         ({"options": {"temperature": "hot"}}, "temperature"),
-        ({"turns": [7]}, "not from 0 to 0"),
-        ({"left_out": -1}, "not from 0 to 0"),
+        ({"turns": [[0, 7]]}, "not from 0 to 0"),
+        ({"turns": [[0]]}, "pair of indices"),
+        ({"turns": [[0, 0]]}, "overlap"),
+        ({"window": {"head": []}}, "missing"),
+        ({"window": {"head": [], "since": True}}, "not from 0 to 0"),
         ({"model": 5}, "model must be a JSON object"),
         ({"more": 5}, "unknown"),
     ],

@@ -5,9 +5,10 @@ A line with `type: ignore[code]` must be an error of just that kind: mypy warns 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, assert_never, assert_type
+from typing import Literal, TypedDict, assert_never, assert_type
 
 import localllm
 from localllm import (
@@ -22,6 +23,7 @@ from localllm import (
     BatchResult,
     ChatSession,
     ChatStream,
+    ContextWindow,
     FakeBackend,
     FakeReply,
     FinishReason,
@@ -30,16 +32,19 @@ from localllm import (
     GenerationEnded,
     GenerationOptions,
     GenerationTimeoutError,
+    JsonValue,
     LoadedModel,
     LoadProgress,
     LocalLLMError,
     Message,
+    MessagesDropped,
     Model,
     ModelConfig,
     ModelInfo,
     ModelManager,
     ModelSpec,
     ModelStats,
+    OverflowPolicy,
     ProgressCallback,
     Prompt,
     PromptProgress,
@@ -53,11 +58,18 @@ from localllm import (
     TextDelta,
     Timings,
     TokenIds,
+    Tool,
     ToolCall,
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    ToolDefinition,
+    ToolEnded,
+    ToolRefusal,
+    ToolResult,
+    ToolStarted,
     Usage,
+    tool,
 )
 
 
@@ -117,6 +129,13 @@ def streams(chat: ChatSession) -> str:
                     assert_type(event.arguments, str)
                 case ToolCallEnded():
                     assert_type(event.call, ToolCall)
+                case ToolStarted():
+                    assert_type(event.call, ToolCall)
+                case ToolEnded():
+                    assert_type(event.result, ToolResult)
+                    assert_type(event.result.error, Exception | None)
+                case MessagesDropped():
+                    assert_type(event.messages, tuple[Message, ...])
                 case ReplyEnded():
                     assert_type(event.reply, Reply[None])
                 case _:
@@ -195,14 +214,123 @@ async def twins() -> None:
         await chat.reset()
 
 
+class Person(TypedDict):
+    """What a reply may be."""
+
+    name: str
+
+
+@dataclass
+class Place:
+    """What a reply may be, too."""
+
+    city: str
+
+
+def structured(chat: ChatSession, schema: Mapping[str, JsonValue]) -> None:
+    """A schema's type is that of the value."""
+    assert_type(chat.send("Hi", schema=Place), Reply[Place])
+    assert_type(chat.send("Hi", schema=Place, max_tokens=9).parsed, Place)
+    assert_type(chat.send("Hi", schema=Person).parsed, Person)
+    assert_type(chat.send("Hi", schema=list[Place]).parsed, list[Place])
+    assert_type(chat.send("Hi", schema=Place | None).parsed, Place | None)
+    assert_type(chat.send("Hi", schema=Literal["yes", "no"]).parsed, Literal["yes", "no"])
+    assert_type(chat.send("Hi", schema=schema), Reply[JsonValue])
+    stream = chat.stream("Hi", schema=Place, prefix="{")
+    assert_type(stream, ChatStream[Place])
+    assert_type(stream.partials(), Iterator[JsonValue])
+    assert_type(stream.reply.parsed, Place)
+    for event in stream.events():
+        if isinstance(event, ReplyEnded):
+            assert_type(event.reply, Reply[Place])
+    assert_type(chat.continue_reply(), Reply[None])
+    assert_type(chat.continue_reply(schema=Place), Reply[Place])
+    assert_type(chat.stream_continue(), ChatStream)
+    assert_type(chat.alternatives("Hi", 3, seed=1), tuple[Reply, ...])
+    chat.choose(chat.alternatives("Hi", 3)[0])
+    chat.send("Hi", prefix=7)  # type: ignore[call-overload]
+    chat.send("Hi", schema=Place, temprature=1)  # type: ignore[call-overload]
+
+
+async def async_structured(chat: AsyncChatSession) -> None:
+    """The same, awaited."""
+    assert_type(await chat.send("Hi", schema=Place), Reply[Place])
+    stream = chat.stream("Hi", schema=list[Place])
+    assert_type(stream, AsyncChatStream[list[Place]])
+    assert_type(stream.partials(), AsyncIterator[JsonValue])
+    assert_type((await stream.reply()).parsed, list[Place])
+    assert_type(await chat.continue_reply(schema=Place), Reply[Place])
+    assert_type(await chat.alternatives("Hi", 3), tuple[Reply, ...])
+    assert_type(chat.stream_continue(), AsyncChatStream)
+
+
+def weather(city: str, day: int = 0) -> Place:
+    """Be a tool."""
+    return Place(city)
+
+
+async def later(city: str) -> str:
+    """Be a tool that is awaited."""
+    return city
+
+
+def approve(call: ToolCall) -> ToolCall | ToolRefusal | None:
+    """Decide about a call."""
+    return None if call.name == "weather" else ToolRefusal("no")
+
+
+async def approve_later(call: ToolCall) -> str | None:
+    """Decide about a call, in time."""
+    return None
+
+
+def tools(model: Model, twin: AsyncModel) -> None:
+    """Functions, Tools and definitions; a hook."""
+
+    @tool(name="other", description="Another one.")
+    def other(text: str) -> None: ...
+
+    assert_type(other, Tool)
+    assert_type(tool(weather), Tool)
+    chat = ChatSession(
+        model,
+        tools=[weather, other, Tool(ToolDefinition("x"), weather), ToolDefinition("y")],
+        on_tool_call=approve,
+        run_tools=True,
+        max_tool_rounds=3,
+        tool_timeout_s=1.5,
+        tool_choice="weather",
+    )
+    assert_type(chat.send("Hi").tool_results, tuple[ToolResult, ...])
+    AsyncChatSession(twin, tools=[weather, later], on_tool_call=approve_later)
+    AsyncChatSession(twin, on_tool_call=approve)
+    ChatSession(model, on_tool_call=approve_later)  # type: ignore[arg-type]
+    ChatSession(model, tools=["weather"])  # type: ignore[list-item]
+
+
+def overflow(model: Model) -> None:
+    """Policies by name, or a function."""
+
+    def newest(window: ContextWindow) -> Sequence[Message]:
+        assert_type(window.count(window.messages), int)
+        return window.messages[window.newest :]
+
+    policy: OverflowPolicy = newest
+    ChatSession(model, overflow="drop_oldest")
+    ChatSession(model, overflow="summarize")
+    ChatSession(model, overflow=policy)
+    ChatSession(model, overflow=lambda window: window.messages[-1:])
+    ChatSession(model, overflow=lambda window: 7)  # type: ignore[arg-type, return-value]
+
+
 def mistakes(model: Model, twin: AsyncModel, chat: ChatSession) -> None:
     """What a type checker finds before the program runs."""
-    chat.send("Hi", temprature=0.2)  # type: ignore[call-arg]
-    chat.send("Hi", temperature="hot")  # type: ignore[arg-type]
-    chat.stream("Hi", max_tokens=1.5)  # type: ignore[arg-type]
+    chat.send("Hi", temprature=0.2)  # type: ignore[call-overload]
+    chat.send("Hi", temperature="hot")  # type: ignore[call-overload]
+    chat.stream("Hi", max_tokens=1.5)  # type: ignore[call-overload]
     chat.regenerate(mirostat=3)  # type: ignore[arg-type]
-    chat.send(7)  # type: ignore[arg-type]
-    chat.send({"role": "user", "content": "Hi"})  # type: ignore[arg-type]
+    chat.send(7)  # type: ignore[call-overload]
+    chat.send({"role": "user", "content": "Hi"})  # type: ignore[call-overload]
     ChatSession(model, tempreture=1)  # type: ignore[call-arg]
     ChatSession(model, overflow="drop")  # type: ignore[arg-type]
     ChatSession(twin)  # type: ignore[arg-type]

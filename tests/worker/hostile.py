@@ -69,6 +69,8 @@ class HostileModel(SimpleModel):
                     yield f"{number} "
             case ["wait", seconds]:
                 yield Pause(self.clock.now() + float(seconds))
+            case ["environment", name]:
+                yield os.environ.get(name, "")
             case ["surrogate"]:
                 yield "\udc80"
             case _:

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from localllm.backends.base import GenerateRequest, LoadProgress, ModelSpec, ResumePoint
 from localllm.backends.worker import messages as m
+from localllm.chat.definitions import ToolDefinition
+from localllm.chat.grammar import Grammar
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import BackendError, ContextOverflowError, FirstTokenTimeoutError, LocalLLMError
 from localllm.models.info import ModelInfo
 from localllm.options import ModelConfig, RequestOptions
+from localllm.saved.state import StateUse
 from localllm.types import (
     BackendEvent,
     GenerationEnded,
@@ -22,7 +25,11 @@ from localllm.types import (
     TextDelta,
     Timings,
     TokenIds,
+    TokenLogprob,
     ToolCall,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
     Usage,
 )
 
@@ -60,9 +67,15 @@ options = st.builds(
     temperature=st.floats(0, 100),
     logit_bias=st.dictionaries(st.integers(0, 100_000), st.floats(-100, 100) | st.just(float("-inf")), max_size=3),
 )
+schemas = st.dictionaries(text, json_values, max_size=2)
+tools = st.lists(st.builds(ToolDefinition, text, text, schemas, st.booleans()), max_size=2).map(tuple)
+grammars = st.builds(Grammar, st.sampled_from(["json_schema", "regex", "choice", "lark"]), text)
 requests = st.builds(
     GenerateRequest,
     messages=conversation,
+    grammar=st.none() | grammars,
+    tools=tools,
+    prefix=text,
     options=options,
     purpose=st.sampled_from(["reply", "preload"]),
     resume=st.none() | st.builds(ResumePoint, token_ids=tokens, delivered_chars=number),
@@ -76,6 +89,9 @@ specs = st.builds(
 )
 infos = st.builds(ModelInfo, name=text, parameters=number, chat_template=st.none() | text, path=st.none() | paths)
 stats = st.builds(ModelStats, running=number, finished=number, batch_fill=seconds)
+likely = st.tuples(number, text, st.floats(max_value=0, allow_nan=False))
+chances = st.builds(TokenLogprob, number, text, st.floats(max_value=0), st.lists(likely, max_size=2).map(tuple))
+logprobs = st.lists(chances, max_size=2).map(tuple)
 usages = st.builds(Usage, number, number, number, number)
 timings = st.builds(Timings, seconds, seconds, seconds, seconds, seconds)
 errors: st.SearchStrategy[LocalLLMError] = st.builds(BackendError, text) | st.builds(
@@ -95,7 +111,10 @@ ends = (
 )
 events: st.SearchStrategy[BackendEvent] = (
     st.builds(PromptProgress, number, number, number)
-    | st.builds(TextDelta, text, st.sampled_from(["text", "thought"]), tokens)
+    | st.builds(TextDelta, text, st.sampled_from(["text", "thought"]), tokens, logprobs)
+    | st.builds(ToolCallStarted, number, text, text, tokens)
+    | st.builds(ToolCallDelta, number, text, tokens)
+    | st.builds(ToolCallEnded, number, calls, tokens)
     | ends
 )
 failures = st.builds(m.Failure, kind=text, message=text, prompt_tokens=number, context_tokens=number, cause=text)
@@ -104,12 +123,15 @@ questions: st.SearchStrategy[m.Question] = (
     | st.builds(m.Detokenize, tokens)
     | st.builds(m.Render, conversation)
     | st.builds(m.Stats)
+    | st.builds(m.SaveState, requests, paths, number)
+    | st.builds(m.LoadState, paths)
 )
 findings: st.SearchStrategy[m.Finding] = (
     st.builds(m.TokensAre, tokens)
     | st.builds(m.TextIs, text)
     | st.builds(m.PromptIs, st.builds(RenderedPrompt, text, tokens))
     | st.builds(m.StatsAre, stats)
+    | st.builds(m.StateIs, st.builds(StateUse, number, text))
 )
 to_child: st.SearchStrategy[m.ToChild] = st.one_of(
     st.builds(m.Start, protocol=number, version=text, backend=text, sys_path=st.lists(text, max_size=3).map(tuple)),

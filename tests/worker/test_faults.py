@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -39,6 +40,22 @@ def test_a_crash_while_idle_is_not_seen(name: str) -> None:
         (info,) = models.workers()
         assert (info.restarts, info.state) == (1, "ready")
         assert is_gone(pid)
+
+
+def test_a_dead_worker_is_noticed_within_a_tenth_of_a_second() -> None:
+    """From the signal to the error in the hands of who reads the stream; the quickest of five, for a busy machine."""
+    took_s = []
+    with managed() as models:
+        model = models.load("ok")
+        for _ in range(5):
+            chunks = iter(ChatSession(model).stream("say 1\nwait 60"))
+            next(chunks)
+            began_s = time.monotonic()
+            kill(models, "SIGKILL")
+            with pytest.raises(WorkerCrashedError):
+                next(chunks)
+            took_s.append(time.monotonic() - began_s)
+    assert min(took_s) < 0.1
 
 
 @pytest.mark.parametrize("name", SIGNALS)

@@ -11,19 +11,25 @@ from hypothesis import strategies as st
 
 from localllm.backends.worker.messages import Accepted, Beat, Closed, EventOf, Events, Logged
 from localllm.backends.worker.outbox import MAX_LOGS, Entry, Outbox, grouped, merged
-from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDelta
+from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDelta, TokenLogprob
 
 EVENTS = st.builds(
     EventOf,
     st.integers(1, 3),
-    st.builds(TextDelta, st.text(min_size=1, max_size=3), st.sampled_from(["text", "thought"]), st.just((7,)))
+    st.builds(
+        TextDelta,
+        st.text(min_size=1, max_size=3),
+        st.sampled_from(["text", "thought"]),
+        st.just((7,)),
+        st.just((TokenLogprob(7, "x", -1.0),)),
+    )
     | st.builds(PromptProgress, st.integers(0, 9), st.just(0), st.just(9)),
 )
 ENTRIES = st.lists(EVENTS | st.builds(Accepted, st.integers(1, 3)) | st.just(Beat()), max_size=40)
 
 
 def _seen(entries: list[Entry], request: int) -> tuple[list[tuple[str, str]], int]:
-    """Return what a request's consumer sees: its text by runs of one segment, progress by its last; and its tokens."""
+    """Return what a request's consumer sees: text by runs of one segment, progress by its last; tokens and chances."""
     runs: list[tuple[str, str]] = []
     tokens = 0
     for entry in entries:
@@ -31,7 +37,7 @@ def _seen(entries: list[Entry], request: int) -> tuple[list[tuple[str, str]], in
             continue
         event = entry.event
         kind, said = ("progress", "") if isinstance(event, PromptProgress) else (event.segment, event.text)  # type: ignore[union-attr]
-        tokens += len(event.token_ids) if isinstance(event, TextDelta) else 0
+        tokens += len(event.token_ids) + len(event.logprobs) if isinstance(event, TextDelta) else 0
         if runs and runs[-1][0] == kind:
             said = runs.pop()[1] + said
         runs.append((kind, said))

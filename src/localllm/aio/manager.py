@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from localllm.aio.loading import load_on_thread
 from localllm.aio.model import AsyncModel
+from localllm.aio.watch import AsyncSubscription, AsyncWatch
 from localllm.backends.base import Backend, ProgressCallback
+from localllm.backends.clock import Clock
 from localllm.backends.lookup import OnCrash
 from localllm.manager import DEFAULT_TIMEOUTS, Isolation, ModelManager
 from localllm.models.cancel import Cancellation
@@ -22,6 +24,8 @@ from localllm.models.progress import PullCallback
 from localllm.models.store import ModelStore
 from localllm.models.stored import StoredModel, Verification
 from localllm.options import ModelConfig, Timeouts
+from localllm.residency.events import ManagerSnapshot
+from localllm.residency.subscription import Listener, check_listener
 
 if TYPE_CHECKING:  # loaded only where a model runs in a process of its own
     from localllm.backends.worker.info import WorkerInfo
@@ -43,6 +47,11 @@ class AsyncModelManager:
         memory_limit_bytes: Memory that such a process may have, mapped weights not counted; on Linux only.
         interpreter: The Python that runs such a process; None is the one that runs this. For frozen applications.
         store: Where models are found and kept; None is the one of this user.
+        memory_budget_bytes: What the models in memory may take together. Before a load, models that have nothing to do
+            are unloaded, the least recently used first, as many as need be; they come back at their next use.
+        keep_alive_s: Seconds after its last use at which a model that has nothing to do is unloaded; it comes back at
+            its next use. None keeps models in memory.
+        clock: What `keep_alive_s` goes by; a `localllm.testing.ManualClock` makes it a test's own.
 
     Raises:
         InvalidOptionError: No such backend, no such isolation for it, or an option out of range.
@@ -60,6 +69,9 @@ class AsyncModelManager:
         memory_limit_bytes: int | None = None,
         interpreter: str | os.PathLike[str] | None = None,
         store: ModelStore | None = None,
+        memory_budget_bytes: int | None = None,
+        keep_alive_s: float | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._sync = ModelManager(
             backend,
@@ -69,6 +81,9 @@ class AsyncModelManager:
             memory_limit_bytes=memory_limit_bytes,
             interpreter=interpreter,
             store=store,
+            memory_budget_bytes=memory_budget_bytes,
+            keep_alive_s=keep_alive_s,
+            clock=clock,
         )
 
     async def load(
@@ -78,8 +93,9 @@ class AsyncModelManager:
         config: ModelConfig | None = None,
         on_progress: ProgressCallback | None = None,
         fetch: bool = True,
+        pin: bool = False,
     ) -> AsyncModel:
-        """Load a model. Cancelling the task cancels the load.
+        """Load a model, or share one that is loaded already. Cancelling the task cancels the load for this task.
 
         Args:
             ref: An alias such as "smollm2-135m", the path of a GGUF file, "hf:org/repo:Q4_K_M" or an address; what is
@@ -88,15 +104,50 @@ class AsyncModelManager:
             on_progress: Told how far the load is, in the event loop. Returning False cancels the load; what it raises
                 cancels it, too, and is raised here.
             fetch: Whether to fetch a model that is not on this machine.
+            pin: Whether the model stays in memory though it has nothing to do.
 
         Returns:
-            The model. Each load is one of its own.
+            A handle of the model.
 
         Raises:
             LocalLLMError: As `ModelManager.load`.
         """
-        load = partial(self._sync.load, ref, config=config, fetch=fetch)
+        load = partial(self._sync.load, ref, config=config, fetch=fetch, pin=pin)
         return AsyncModel(await load_on_thread(lambda progress: load(on_progress=progress), on_progress))
+
+    async def unload(self, model: AsyncModel | str | os.PathLike[str], *, force: bool = False) -> None:
+        """Free a model's memory now; handles stay valid. See `ModelManager.unload`."""
+        await to_thread(self._sync.unload, model.sync if isinstance(model, AsyncModel) else model, force=force)
+
+    async def snapshot(self) -> ManagerSnapshot:
+        """Return what there is to see of the models and downloads now. See `ModelManager.snapshot`."""
+        return await to_thread(self._sync.snapshot)
+
+    def subscribe(self, listener: Listener) -> AsyncSubscription:
+        """Have `listener` told in the event loop what happens: first a snapshot, then every event, in order.
+
+        It may be a coroutine function. What it raises is logged.
+
+        Args:
+            listener: Told; see `ManagerEvent`.
+
+        Returns:
+            What ends it: `close()`, a call of it, or leaving an `async with`. Closing the manager ends it, too.
+
+        Raises:
+            InvalidOptionError: The listener cannot be called.
+            ClosedError: The manager is closed.
+        """
+        check_listener(listener)
+        return AsyncSubscription(self._sync._source, listener)
+
+    def watch(self) -> AsyncWatch:
+        """Return what happens as an async iterator: first a snapshot, then every event, until the manager closes.
+
+        Raises:
+            ClosedError: The manager is closed.
+        """
+        return AsyncWatch(self._sync._source)
 
     @property
     def store(self) -> ModelStore:

@@ -22,7 +22,7 @@ from localllm.types import Message
 
 @define(eq=False, repr=False)
 class AsyncModel:
-    """A loaded model, made by `AsyncModelManager.load`; an async context manager that closes it.
+    """A handle of a loaded model, made by `AsyncModelManager.load`; an async context manager that closes it.
 
     Args:
         sync: The same model for code that does not await. Closing one closes both.
@@ -40,6 +40,19 @@ class AsyncModel:
         """The model's facts, as loaded."""
         return self._sync.info
 
+    @property
+    def pinned(self) -> bool:
+        """Whether this handle keeps the model in memory while it has nothing to do."""
+        return self._sync.pinned
+
+    async def pin(self) -> None:
+        """Keep the model in memory until `unpin`, or until this handle is closed. See `Model.pin`."""
+        await to_thread(self._sync.pin)
+
+    async def unpin(self) -> None:
+        """Let the model leave the memory again, unless another handle has pinned it."""
+        await to_thread(self._sync.unpin)
+
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Return the tokens of `text` as plain text. See `Model.tokenize`."""
         return await to_thread(self._sync.tokenize, text)
@@ -53,7 +66,7 @@ class AsyncModel:
         return await to_thread(self._sync.render, messages)
 
     async def stats(self) -> ModelStats:
-        """Return the figures so far; still answers after `close`."""
+        """Return the figures so far, of all the times that it was in memory; still answers after `close`."""
         return await to_thread(self._sync.stats)
 
     def generate_many(
@@ -90,7 +103,7 @@ class AsyncModel:
         return AsyncBatchResults(items, batch, pump)
 
     async def close(self) -> None:
-        """End running replies as cancelled and free the model. May be called twice."""
+        """End this handle's replies as cancelled; with the last handle the model is freed. May be called twice."""
         await to_thread(self._sync.close)
 
     async def __aenter__(self) -> Self:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from types import TracebackType
-from typing import Generic, Literal, Self, TypeVar
+from typing import Generic, Literal, Self, TypeAlias, TypeVar, cast
 
+from localllm._json import JsonValue
 from localllm.aio.pump import LoopPump
 from localllm.pump import Pending
 from localllm.turn import Turn
-from localllm.types import Reply, StreamChunk, StreamEvent
+from localllm.types import Reply, StreamChunk, StreamEvent, T_co
 
 T = TypeVar("T")
 
 
-class AsyncChatStream:
-    """A reply as it is made: iterate over its chunks with `async for`, or over its `events()`.
+class AsyncChatStream(Generic[T_co]):
+    """A reply as it is made: iterate over its chunks with `async for`, over its `events()`, or with a schema over its
+    `partials()`.
 
     Leaving the loop or the `async with` early, dropping the last reference and cancelling the task all cancel the
     reply: what was delivered until then stays in the session's history, and the session is free at once.
@@ -29,7 +32,7 @@ class AsyncChatStream:
         """Iterate over the chunks. The iterator is an object of its own: dropping it cancels the reply.
 
         Raises:
-            StreamConsumedError: `events()` was asked for before.
+            StreamConsumedError: `events()` or `partials()` was asked for before.
         """
         self._turn.claim("chunks")
         return _Steps(self, self._turn.next_chunk)
@@ -40,29 +43,48 @@ class AsyncChatStream:
         Raises:
             StopAsyncIteration: The reply has ended.
             GenerationTimeoutError: The time ran out; `.reply` of the exception is the partial reply.
+            TruncatedOutputError: A reply with a schema was cut off before it was whole; so is its `.reply`.
             LocalLLMError: The reply failed; so is its `.reply`.
         """
         self._turn.claim("chunks")
         return await self._next(self._turn.next_chunk)
 
-    def events(self) -> AsyncIterator[StreamEvent]:
-        """Iterate over everything that happens: PromptProgress, StreamChunk, and at last ReplyEnded.
+    def events(self) -> AsyncIterator[StreamEvent[T_co]]:
+        """Iterate over everything that happens, in this order and as often as it does, at last ReplyEnded.
+
+        PromptProgress, StreamChunk, ToolCallStarted, ToolCallDelta, ToolCallEnded, ToolStarted and ToolEnded of the
+        calls that are run, MessagesDropped where the context policy left some out.
 
         Raises:
-            StreamConsumedError: The chunks were asked for before.
+            StreamConsumedError: The chunks, or `partials()`, were asked for before.
         """
         self._turn.claim("events")
-        return _Steps(self, self._turn.next_event)
+        return _Steps(self, cast("_Step[StreamEvent[T_co]]", self._turn.next_event))
 
-    async def reply(self) -> Reply:
-        """Wait for the rest of the reply, and return all of it.
+    def partials(self) -> AsyncIterator[JsonValue]:
+        """Iterate over what the reply can be read as so far: JSON that grows, and at last is all of it.
 
-        Of a cancelled or timed-out reply it is the part that was delivered, its figures those of the backend.
+        Lists and objects gain items and texts characters; numbers, true, false and null come when they are whole. What
+        was there is never taken back. The value of the schema's type is `reply.parsed`, at the end.
 
         Raises:
+            InvalidOptionError: The stream has no schema.
+            StreamConsumedError: The chunks, or `events()`, were asked for before.
+        """
+        self._turn.claim("partials")
+        return _Steps(self, cast("_Step[JsonValue]", self._turn.next_partial))
+
+    async def reply(self) -> Reply[T_co]:
+        """Wait for the rest of the reply, and return all of it.
+
+        Of a cancelled or timed-out reply it is the part that was delivered, its figures those of the backend; it has
+        no value in `parsed` then, whatever the schema.
+
+        Raises:
+            TruncatedOutputError: A reply with a schema was cut off before it was whole.
             LocalLLMError: The reply failed; the exception's `.reply` is what there was of it.
         """
-        return await self._run(self._turn.collect_ended, collecting=True)
+        return cast("Reply[T_co]", await self._run(partial(self._turn.collect, raise_timeout=False), collecting=True))
 
     async def cancel(self) -> None:
         """End the reply now: what was delivered stays, the rest is discarded. Does nothing once it has ended."""
@@ -79,7 +101,7 @@ class AsyncChatStream:
     def __del__(self) -> None:
         self._turn.drop()
 
-    async def _next(self, step: Callable[[], T | Literal[Pending.PENDING] | None]) -> T:
+    async def _next(self, step: _Step[T]) -> T:
         made = await self._run(step)
         if made is None:
             raise StopAsyncIteration
@@ -93,12 +115,15 @@ class AsyncChatStream:
             raise
 
 
+_Step: TypeAlias = Callable[[], T | Literal[Pending.PENDING] | None]
+
+
 class _Steps(Generic[T]):
     """An iterator over a stream. It keeps the stream, and dropping it cancels what has not ended."""
 
     __slots__ = ("_step", "_stream")
 
-    def __init__(self, stream: AsyncChatStream, step: Callable[[], T | Literal[Pending.PENDING] | None]) -> None:
+    def __init__(self, stream: AsyncChatStream[object], step: _Step[T]) -> None:
         self._stream = stream
         self._step = step
 

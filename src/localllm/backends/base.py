@@ -43,6 +43,7 @@ from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.models.info import ModelInfo
 from localllm.options import ModelConfig, RequestOptions
+from localllm.saved.state import StateUse
 from localllm.types import BackendEvent, Message
 
 Sink: TypeAlias = Callable[[BackendEvent], None]
@@ -174,6 +175,38 @@ class LoadedModel(ABC):
             ClosedError: The model is closed.
             TemplateError: The chat template refuses or fails.
         """
+
+    def save_state(self, request: GenerateRequest, path: Path, offset: int) -> StateUse:
+        """Write what is cached of a request's prompt into a file, from the byte `offset` on, by `append_state`.
+
+        The request is a preload, and is not begun. A backend that has nothing to save leaves the file as it is, and
+        says why.
+
+        Raises:
+            ClosedError: The model is closed.
+            SessionFileError: The file cannot be written.
+        """
+        return StateUse(why=f"the backend {self.info.backend!r} saves no state")
+
+    def load_state(self, path: Path) -> StateUse:
+        """Take a state from a saved session into the cache, as far as it was made by such a model and fits.
+
+        Raises:
+            ClosedError: The model is closed.
+            SessionFileError: The file cannot be read; DamagedSessionError if it is damaged.
+        """
+        return StateUse(why=f"the backend {self.info.backend!r} takes no state")
+
+    def on_restart(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called whenever what runs the model was started again after a crash, on the backend's thread.
+
+        A model that runs in this process has nothing to tell.
+        """
+        return
+
+    def memory_bytes(self) -> int:
+        """Return the memory that the model takes of its own, as far as the backend knows; 0 if it does not."""
+        return 0
 
     @abstractmethod
     def stats(self) -> ModelStats:

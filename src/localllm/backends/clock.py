@@ -7,6 +7,8 @@ from abc import abstractmethod
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
+from localllm.types import Timings
+
 _LONGEST_WAIT_S = 3600.0  # a wait may end early, so this only keeps the figure within what the system can take
 
 
@@ -69,3 +71,27 @@ class SystemClock:
     def wait(self, bell: Bell, until_s: float) -> None:
         """Block until `bell` rings or `now()` reaches `until_s`; may return early."""
         bell.wait(min(max(until_s - self.now(), 0.0), _LONGEST_WAIT_S))
+
+
+def timings_of(
+    *, submitted_s: float, started_s: float | None, first_s: float | None, ended_s: float, generated: int
+) -> Timings:
+    """Return the figures of a request from its moments, by one clock.
+
+    Args:
+        submitted_s: When it was made.
+        started_s: When its first step began; None if it never did.
+        first_s: When its first token was there; None if there was none.
+        ended_s: When it ended.
+        generated: Tokens generated.
+    """
+    started_s = ended_s if started_s is None else started_s
+    decode_from_s = ended_s if first_s is None else first_s
+    decode_s = ended_s - decode_from_s
+    return Timings(
+        queue_s=started_s - submitted_s,
+        prefill_s=decode_from_s - started_s,
+        first_token_s=0.0 if first_s is None else first_s - submitted_s,
+        decode_s=decode_s,
+        tokens_per_s=(generated - 1) / decode_s if generated > 1 and decode_s > 0 else 0.0,
+    )

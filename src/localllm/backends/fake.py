@@ -142,7 +142,8 @@ class FakeBackend(SimpleBackend):
         assert backend.requests[0].messages[-1].content == "Hi"
 
     Every reply that is asked for, of any of its models, takes the next item, in the order in which they are asked for;
-    a preload takes none. When the script runs out, the request ends with ScriptError.
+    a preload takes none. When the script runs out, the request ends with ScriptError. So it does when a reply's text is
+    not what the request's schema, regex, choice or grammar asks for; properties come in the schema's order.
 
     Args:
         script: The replies: a str for its text, a FakeReply for more, an exception for a request that fails. May be
@@ -208,7 +209,7 @@ class _FakeModel(SimpleModel):
 
     def accept(self, request: GenerateRequest) -> Callable[[], Iterable[Piece]]:
         reply = self._take(request)
-        return lambda: self._play(reply)
+        return lambda: self._play(reply, request)
 
     def pieces(self, request: GenerateRequest) -> Iterable[Piece]:
         return self.accept(request)()
@@ -219,7 +220,8 @@ class _FakeModel(SimpleModel):
     def keep(self, tokens: tuple[int, ...]) -> None:
         self._cache.add(tokens)
 
-    def _play(self, reply: FakeReply) -> Iterator[Piece]:
+    def _play(self, reply: FakeReply, request: GenerateRequest) -> Iterator[Piece]:
+        _check_grammar(reply, request)
         pieces = reply.pieces
         fails_at = len(pieces) if reply.error_at is None else reply.error_at
         # Each piece has its moment, counted from the start, so that a clock moved by 3 s brings three pieces 1 s apart.
@@ -268,6 +270,25 @@ class _PrefixCache:
         node = 0
         for token in tokens:
             node = self._children.setdefault((node, token), len(self._children) + 1)
+
+
+def _check_grammar(reply: FakeReply, request: GenerateRequest) -> None:
+    """Raise ScriptError if the reply's text is not what the request's grammar asks for; no model could have made it.
+
+    A reply that is cut off or fails may end anywhere, and one that calls tools may have no text.
+    """
+    text = reply.text or "".join(reply.chunks)
+    if request.grammar is None or (reply.tool_calls and not text):
+        return
+    from localllm.output.compiled import matches  # llguidance is for those who ask for a grammar
+
+    whole = not (reply.truncated or reply.error or reply.crash)
+    departure = matches(request.grammar, request.prefix + text, whole=whole)
+    if departure is not None:
+        raise ScriptError(
+            f"the FakeBackend's script departs from the {request.grammar.kind} that was asked for {departure}; "
+            f"the reply was {text!r:.120}"
+        )
 
 
 def _reply(item: object) -> FakeReply:

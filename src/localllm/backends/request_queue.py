@@ -15,15 +15,37 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
 from localllm.backends.clock import Bell, Clock
-from localllm.backends.simple_request import SimpleRequest
 from localllm.errors import ClosedError, LocalLLMError, QueueFullError
+from localllm.types import FinishReason
 
 _LINGER_S = 1.0  # a guess: longer than the pause between two requests of a test, shorter than anybody minds
 
 
-class RequestQueue:
+class Queued(Protocol):
+    """A request as the queue knows it: `start`, then a `step` whenever it is due, until it has `ended`."""
+
+    accepted: bool
+    ended: bool
+    deadline_s: float
+    due_s: float
+
+    def start(self) -> None:
+        """Begin."""
+
+    def step(self) -> None:
+        """Do what is due."""
+
+    def end(self, reason: FinishReason, error: LocalLLMError | None = None) -> None:
+        """End; a second call does nothing."""
+
+
+_R = TypeVar("_R", bound=Queued)
+
+
+class RequestQueue(Generic[_R]):
     """Runs requests on a thread of its own.
 
     Args:
@@ -48,12 +70,12 @@ class RequestQueue:
         self._under_way = 0  # accepted and not ended
         self._working = False
         self._thread: threading.Thread | None = None
-        self._arrivals: SimpleQueue[SimpleRequest] = SimpleQueue()
-        self._cancels: SimpleQueue[SimpleRequest] = SimpleQueue()
+        self._arrivals: SimpleQueue[_R] = SimpleQueue()
+        self._cancels: SimpleQueue[_R] = SimpleQueue()
         # The rest belongs to the thread.
-        self._waiting: deque[SimpleRequest] = deque()
-        self._running: list[SimpleRequest] = []
-        self._deadlines: list[tuple[float, int, SimpleRequest]] = []
+        self._waiting: deque[_R] = deque()
+        self._running: list[_R] = []
+        self._deadlines: list[tuple[float, int, _R]] = []
         self._count = itertools.count()
 
     @property
@@ -71,7 +93,7 @@ class RequestQueue:
         """Whether `close` was called."""
         return self._closed
 
-    def submit(self, make: Callable[[bool], SimpleRequest]) -> SimpleRequest:
+    def submit(self, make: Callable[[bool], _R]) -> _R:
         """Take a request; returns at once.
 
         Args:
@@ -94,12 +116,12 @@ class RequestQueue:
                 self._thread.start()
         return request
 
-    def cancel(self, request: SimpleRequest) -> None:
+    def cancel(self, request: _R) -> None:
         """End `request` soon; it may not have arrived yet. Takes no lock."""
         self._cancels.put(request)
         self._bell.ring()
 
-    def retire(self, request: SimpleRequest) -> None:
+    def retire(self, request: _R) -> None:
         """Forget `request`, which has ended; on the thread only."""
         if request in self._running:
             self._running.remove(request)
@@ -191,7 +213,7 @@ class RequestQueue:
                 self._running.remove(ready)
                 self._running.append(ready)
 
-    def _next_deadline(self) -> SimpleRequest | None:
+    def _next_deadline(self) -> _R | None:
         """Return the request that times out first."""
         if len(self._deadlines) > 64 + 2 * self._under_way:  # mostly ended requests with time left: let them go
             self._deadlines = [entry for entry in self._deadlines if not entry[2].ended]
@@ -207,11 +229,11 @@ class RequestQueue:
         )
 
 
-def _due(request: SimpleRequest) -> float:
+def _due(request: Queued) -> float:
     return request.due_s
 
 
-def _drain(mail: SimpleQueue[SimpleRequest]) -> Iterator[SimpleRequest]:
+def _drain(mail: SimpleQueue[_R]) -> Iterator[_R]:
     with suppress(Empty):
         while True:
             yield mail.get_nowait()

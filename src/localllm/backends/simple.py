@@ -95,7 +95,7 @@ class SimpleModel(LoadedModel):
         self._stats = ModelStats()
         self._freeing = threading.Lock()
         self._freed = False
-        self._queue = RequestQueue(
+        self._queue: RequestQueue[SimpleRequest] = RequestQueue(
             self.clock,
             name=f"localllm-{self._info.name}"[:64],
             n_parallel=self._info.n_parallel,

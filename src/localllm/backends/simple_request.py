@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from abc import abstractmethod
@@ -13,7 +14,7 @@ from attrs import define, field, frozen
 from localllm._json import check_text
 from localllm.backends.answer import Answer
 from localllm.backends.base import GenerateRequest, Sink
-from localllm.backends.clock import Clock
+from localllm.backends.clock import Clock, timings_of
 from localllm.backends.words import Tokenizer
 from localllm.chat.rendered import RenderedPrompt
 from localllm.errors import BackendError, ContextOverflowError, LocalLLMError
@@ -28,6 +29,9 @@ from localllm.types import (
     Timings,
     TokenIds,
     ToolCall,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
     Usage,
 )
 
@@ -226,7 +230,7 @@ class SimpleRequest:
                 check_text(piece.text, "a piece of the reply")
                 self._take_text(piece, answer)
             case ToolCall():
-                self._calls.append(piece)
+                self._take_call(piece, answer)
             case Pause():
                 self.due_s, self._paused = piece.until_s, True
             case Finish():
@@ -241,6 +245,15 @@ class SimpleRequest:
         self._deliver(deltas)
         if answer.finish is not None:
             self.end(answer.finish)
+
+    def _take_call(self, call: ToolCall, answer: Answer) -> None:
+        """Tell a call, whole as it is, after the text before it."""
+        self._deliver(answer.flush())
+        index = len(self._calls)
+        self._calls.append(call)
+        self._push(ToolCallStarted(index, call.id, call.name))
+        self._push(ToolCallDelta(index, json.dumps(call.arguments, ensure_ascii=False, default=dict)))
+        self._push(ToolCallEnded(index, call))
 
     def _deliver(self, deltas: list[TextDelta]) -> None:
         for delta in deltas:
@@ -264,16 +277,12 @@ class SimpleRequest:
         self._outputs = None
 
     def _timings(self, generated: int) -> Timings:
-        now_s = self._model.clock.now()
-        started_s = now_s if self._started_s is None else self._started_s
-        first_s = now_s if self._first_s is None else self._first_s
-        decode_s = now_s - first_s
-        return Timings(
-            queue_s=started_s - self.submitted_s,
-            prefill_s=first_s - started_s,
-            first_token_s=0.0 if self._first_s is None else first_s - self.submitted_s,
-            decode_s=decode_s,
-            tokens_per_s=(generated - 1) / decode_s if generated > 1 and decode_s > 0 else 0.0,
+        return timings_of(
+            submitted_s=self.submitted_s,
+            started_s=self._started_s,
+            first_s=self._first_s,
+            ended_s=self._model.clock.now(),
+            generated=generated,
         )
 
 

@@ -45,6 +45,12 @@ class Lru(Generic[_K, _V]):
                 _, (_, lost) = self._entries.popitem(last=False)
                 self._weight -= lost
 
+    def drop(self, key: _K) -> None:
+        """Forget the value of `key`, if it is still there."""
+        with self._lock:
+            _, lost = self._entries.pop(key, (None, 0))
+            self._weight -= lost
+
     @property
     def weight(self) -> int:
         """Sum of the weights of what is there."""

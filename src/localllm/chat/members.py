@@ -9,6 +9,7 @@ from jinja2.utils import Cycler, Namespace
 
 from localllm.chat.budget import Budget, Operation
 from localllm.chat.strings import STRING_METHODS
+from localllm.chat.traced import TracedText
 
 
 class Bound:
@@ -89,11 +90,17 @@ _ATTRIBUTES: Mapping[type, frozenset[str]] = {
     Cycler: frozenset({"current"}),
 }
 _KINDS = (str, dict, list, tuple)
+_KIND_OF: Mapping[type, type] = {  # what nearly every value is; asking a namespace for its class is slow
+    TracedText: str,
+    **{kind: kind for kind in (*_KINDS, Namespace, LoopContext, Macro, Cycler)},
+}
+DICT_NAMES = frozenset(dir(dict))
+"""The attributes of a dict; every other name is that of an item."""
 
 
 def member(budget: Budget, value: object, name: str) -> object:
     """Return `value.name`, MISSING or FORBIDDEN."""
-    kind = next((kind for kind in _KINDS if isinstance(value, kind)), type(value))
+    kind = _KIND_OF.get(type(value)) or next((kind for kind in _KINDS if isinstance(value, kind)), type(value))
     method = _METHODS.get(kind, {}).get(name)
     if method is not None:
         return Bound(method, budget, value)

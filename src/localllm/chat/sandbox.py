@@ -25,7 +25,7 @@ from localllm.chat import operators, rewrite, strings
 from localllm.chat.budget import Budget, Operation
 from localllm.chat.filters import CONTEXT_FILTERS, PLAIN_FILTERS
 from localllm.chat.formatting import text_of
-from localllm.chat.members import FORBIDDEN, MISSING, Bound, member
+from localllm.chat.members import DICT_NAMES, FORBIDDEN, MISSING, Bound, member
 from localllm.chat.traced import origin_of, plain, stamp
 
 Clock = Callable[[], datetime]
@@ -226,13 +226,17 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: object, attribute: str) -> object:
         """Return `obj.attribute`: an attribute if the class has it, else an item; as in jinja2."""
-        self.budget.spend()
-        if isinstance(obj, Undefined):
+        budget = self.budget
+        budget.spend()
+        if type(obj) is dict and attribute not in DICT_NAMES:  # `message.role`: most of what templates do
+            found = obj.get(attribute, MISSING)
+            return self.undefined(obj=obj, name=attribute) if found is MISSING else found
+        if type(obj) is not Namespace and isinstance(obj, Undefined):
             return super().getattr(obj, attribute)  # raises, or is a chain of undefined values
-        found = member(self.budget, obj, attribute)
+        found = member(budget, obj, attribute)
         if found is FORBIDDEN:
             return self.unsafe_undefined(obj, attribute)
-        if found is MISSING and isinstance(obj, dict):
+        if found is MISSING and type(obj) is dict:
             found = obj.get(attribute, MISSING)
         return self.undefined(obj=obj, name=attribute) if found is MISSING else found
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from types import TracebackType
 
 import jinja2
+from attrs import evolve
 
 from localllm._json import JsonValue
 from localllm.chat.budget import Budget, TemplateLimits
+from localllm.chat.calls import calls_of
+from localllm.chat.habits import Habits, Shaped, call_habits, thought_habits
 from localllm.chat.rewrite import Rewriter
 from localllm.chat.sandbox import ChatEnvironment, RefusedError
-from localllm.chat.traced import CONTENT, content
+from localllm.chat.traced import CONTENT
+from localllm.chat.variables import Shaper, Taker
 from localllm.errors import TemplateError
 from localllm.types import Message
 
@@ -26,7 +31,14 @@ CHATML = """\
 """
 """The template of a model that has none: ChatML, the format that most models have seen."""
 
+RAW = "{% for message in messages %}{{ message.content }}{% endfor %}"
+"""No template at all: the contents one after the other, for base models and for text that is a prompt already.
+
+There are no roles, no marks and no beginning of a reply; the renderer puts a BOS before it if the vocabulary adds one.
+"""
+
 _MAX_MESSAGE = 300
+_TRIAL_STEPS = 100_000  # real templates take a few thousand for the short conversations that they are tried with
 
 
 class ChatTemplate:
@@ -36,18 +48,26 @@ class ChatTemplate:
         source: The Jinja source.
         limits: Bounds of the source and of one render.
         clock: What the template's `strftime_now` tells.
+        calls: A template for `tool_calls`, used where `source` writes none: they become a part of the content. The
+            form that goes with `source` by default (see `localllm.chat.calls`).
 
     Raises:
         TemplateError: The source is too long or does not parse; the message has the line.
     """
 
     def __init__(
-        self, source: str, *, limits: TemplateLimits | None = None, clock: Callable[[], datetime] = datetime.now
+        self,
+        source: str,
+        *,
+        limits: TemplateLimits | None = None,
+        clock: Callable[[], datetime] = datetime.now,
+        calls: str | None = None,
     ) -> None:
         self.source = source
         self._limits = TemplateLimits() if limits is None else limits
         self._environment = ChatEnvironment(clock)
         self._template = self._compile(source)
+        self._calls = calls_of(source) if calls is None else calls
 
     def _compile(self, source: str) -> jinja2.Template:
         if len(source) > self._limits.source_chars:
@@ -98,18 +118,18 @@ class ChatTemplate:
         Raises:
             TemplateError: The template refuses the messages, fails, or computes too much.
         """
-        counter = _Counter()
+        taker = Taker()
         given = [CONTENT] * len(messages) if origins is None else origins
         values: dict[str, object] = {
-            **{name: counter.take(value) for name, value in (variables or {}).items()},
-            "messages": [counter.message(message, origin) for message, origin in zip(messages, given, strict=True)],
-            "tools": counter.take(tools),
-            "documents": counter.take(documents),
+            **{name: taker.take(value) for name, value in (variables or {}).items()},
+            "messages": self._shaper(messages, taker).shape(messages, given),
+            "tools": taker.take(tools),
+            "documents": taker.take(documents),
             "add_generation_prompt": add_generation_prompt,
             "bos_token": bos_token,
             "eos_token": eos_token,
         }
-        budget = Budget(self._limits, counter.chars)
+        budget = Budget(self._limits, taker.chars)
         try:
             text = self._environment.render(self._template, values, budget)
             text.encode()
@@ -124,6 +144,44 @@ class ChatTemplate:
             place = self._place(exc.__traceback__)
             raise TemplateError(f"the chat template fails{place}: {type(exc).__name__}: {_told(exc)}") from exc
 
+    def _shaper(self, messages: Sequence[Message], taker: Taker) -> Shaper:
+        """Return what brings `messages` into this template's shape; it is tried out only for what they have."""
+        thoughts = any(message.thought is not None for message in messages)
+        calls = any(message.tool_calls or message.role == "tool" for message in messages)
+        return Shaper(
+            taker,
+            self._thought_habits if thoughts else Habits(),
+            self._call_habits if calls else Habits(),
+            self._write_calls,
+        )
+
+    @cached_property
+    def _thought_habits(self) -> Habits:
+        return thought_habits(self.source, self._try)
+
+    @cached_property
+    def _call_habits(self) -> Habits:
+        return call_habits(self.source, self._try)
+
+    @cached_property
+    def _calls_template(self) -> jinja2.Template:
+        return self._compile(self._calls)
+
+    def _write_calls(self, calls: list[dict[str, object]]) -> str:
+        budget = Budget(self._limits, sum(len(str(call)) for call in calls))
+        return self._environment.render(self._calls_template, {"tool_calls": calls}, budget)
+
+    def _try(self, messages: Sequence[Shaped], tools: Sequence[JsonValue]) -> str | None:
+        """Return what the template makes of messages in this very shape, or None."""
+        taker = Taker()
+        given = {"messages": taker.take(messages), "tools": taker.take(tools) if tools else None, "documents": None}
+        tokens = {"bos_token": "", "eos_token": "", "add_generation_prompt": True}
+        budget = Budget(evolve(self._limits, steps=min(self._limits.steps, _TRIAL_STEPS)), taker.chars)
+        try:
+            return self._environment.render(self._template, {**given, **tokens}, budget)
+        except Exception:  # noqa: BLE001  # whatever goes wrong: this is not the shape that it reads
+            return None
+
     def _place(self, traceback: TracebackType | None) -> str:
         """Return where in the template an exception was raised."""
         place = ""
@@ -137,44 +195,3 @@ class ChatTemplate:
 def _told(exc: Exception) -> str:
     text = str(exc) or type(exc).__name__
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "..."
-
-
-class _Counter:
-    """Turns messages and JSON into what a template sees, and counts the characters."""
-
-    def __init__(self) -> None:
-        self.chars = 0
-
-    def take(self, value: JsonValue, origin: str = CONTENT) -> object:
-        """Return a copy of `value` in which every text is content."""
-        if isinstance(value, str):
-            self.chars += len(value)
-            return content(value, origin)
-        if isinstance(value, Mapping):
-            return {self.take(key, origin): self.take(item, origin) for key, item in value.items()}
-        if isinstance(value, Sequence):
-            return [self.take(item, origin) for item in value]
-        if value is None or isinstance(value, (bool, int, float)):
-            return value
-        raise TemplateError(f"a chat template takes JSON, not a {type(value).__name__}")
-
-    def message(self, message: Message, origin: str) -> dict[str, object]:
-        """Return a message in Hugging Face's shape; keys are there only if the message has them."""
-        data: dict[str, object] = {"role": message.role, "content": self.take(message.content, origin)}
-        if message.thought is not None:
-            data["reasoning_content"] = self.take(message.thought, origin)
-        if message.tool_calls:
-            data["tool_calls"] = [
-                {
-                    "id": self.take(call.id, origin),
-                    "type": "function",
-                    "function": {
-                        "name": self.take(call.name, origin),
-                        "arguments": self.take(call.arguments, origin),
-                    },
-                }
-                for call in message.tool_calls
-            ]
-        if message.tool_call_id is not None:
-            data["tool_call_id"] = self.take(message.tool_call_id, origin)
-        return data

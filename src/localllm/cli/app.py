@@ -79,6 +79,7 @@ def chat(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that compute; by default one a core.")] = None,
     backend: Annotated[str | None, typer.Option(help="Name or import path (package.module:Class).")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch a model that is not here without asking.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reply with its figures as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -105,8 +106,8 @@ def chat(
             config=ModelConfig(n_ctx=ctx, threads=threads),
             options=_options(temperature=temperature, max_tokens=max_tokens, seed=seed),
         )
-        if backend is None and not as_json:
-            offer(ModelStore(), model, terminal)
+        if backend is None:
+            offer(ModelStore(), model, terminal, yes=yes)
         if not question and terminal.interactive and not as_json:
             return converse(settings, terminal)
         prompt = join(" ".join(question or ()), terminal.piped())
@@ -115,7 +116,7 @@ def chat(
             return USAGE
         return answer(settings, prompt, terminal, as_json=as_json)
 
-    raise typer.Exit(_guarded(work, terminal, debug=debug))
+    raise typer.Exit(_guarded(work, terminal, debug=debug, as_json=as_json))
 
 
 Reference = Annotated[str, typer.Argument(help="A path, an alias, hf:org/repo[:Q4_K_M][@revision], an address, ...")]
@@ -188,6 +189,37 @@ def _inspect(model: Reference, store: Store = None, as_json: Json = False, debug
 
     def work() -> int:
         return inspect(ModelStore(store), model, terminal, as_json=as_json)
+
+    raise typer.Exit(_guarded(work, terminal, debug=debug, as_json=as_json))
+
+
+@app.command("estimate")
+def _estimate(
+    model: Reference,
+    n_ctx: Annotated[
+        int | None,
+        typer.Option("--n-ctx", "--ctx", help="Tokens of the context window; by default as trained, 8192 at most."),
+    ] = None,
+    kv_type: Annotated[str, typer.Option(help="Precision of the KV cache: f16, q8_0 or f32.")] = "f16",
+    parallel: Annotated[int | None, typer.Option(help="Replies at once; by default what suits the machine.")] = None,
+    store: Store = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell how much memory a model will take, without loading it.
+
+    Exit codes: 0 it fits, or nobody knows what is free; 1 it does not fit.
+    """
+    from localllm.cli.estimating import config_of, show_estimate
+    from localllm.manager import ModelManager
+    from localllm.models.store import ModelStore
+
+    terminal = Terminal.standard()
+
+    def work() -> int:
+        with ModelManager(store=ModelStore(store)) as models:
+            found = models.estimate(model, config_of(n_ctx=n_ctx, kv_type=kv_type, n_parallel=parallel))
+        return show_estimate(found, model, terminal, as_json=as_json)
 
     raise typer.Exit(_guarded(work, terminal, debug=debug, as_json=as_json))
 

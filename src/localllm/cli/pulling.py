@@ -11,7 +11,7 @@ from attrs import frozen
 from localllm.cli import FAILED, OK
 from localllm.cli.bars import bars
 from localllm.cli.objects import error_object, model_object
-from localllm.cli.terminal import Terminal, on_interrupt
+from localllm.cli.terminal import Terminal, on_interrupt, printable
 from localllm.errors import DownloadCancelledError, InvalidOptionError, LocalLLMError, ModelNotFoundError
 from localllm.models.cancel import Cancellation
 from localllm.models.progress import PullCallback
@@ -61,27 +61,33 @@ def pull(
     return _report(outcomes, terminal, as_json=as_json)
 
 
-def offer(store: ModelStore, ref: str, terminal: Terminal) -> None:
+def offer(store: ModelStore, ref: str, terminal: Terminal, *, yes: bool = False) -> None:
     """Ask a person whether to fetch `ref` if it is not here, and do so.
 
-    Nothing happens where nobody types: whoever loads it then says what to run.
+    Args:
+        store: Where to.
+        ref: The model.
+        terminal: Where to ask.
+        yes: Do not ask.
 
     Raises:
+        ModelNotFoundError: It is not here, and nobody types who could be asked.
         LocalLLMError: It cannot be fetched.
         KeyboardInterrupt: Ctrl-C was pressed.
     """
-    if not terminal.interactive or not store.fetchable(ref):
+    if not store.fetchable(ref):
         return
     try:
         store.find(ref)
-    except ModelNotFoundError:
-        pass
+    except ModelNotFoundError as exc:
+        if not yes and not terminal.interactive:
+            raise ModelNotFoundError(
+                f"{ref} is not on this machine, and here nobody can be asked whether to fetch it; "
+                f"say --yes, or fetch it first: localllm pull {ref}"
+            ) from exc
     else:
         return
-    terminal.stderr.write(f"{ref} is not on this machine. Fetch it into {store.home}? [Y/n] ")
-    terminal.stderr.flush()
-    answer = terminal.stdin.readline() if terminal.stdin is not None else ""
-    if not answer or answer.strip().lower() not in ("", "y", "yes"):
+    if not yes and not _wants(f"{ref} is not on this machine. Fetch it into {store.home}?", terminal):
         return
     cancel = Cancellation()
     with on_interrupt() as interrupt, bars(terminal) as bar:
@@ -90,6 +96,13 @@ def offer(store: ModelStore, ref: str, terminal: Terminal) -> None:
             store.pull(ref, on_progress=bar(ref), cancel=cancel)
         except DownloadCancelledError as exc:
             raise KeyboardInterrupt from exc
+
+
+def _wants(question: str, terminal: Terminal) -> bool:
+    terminal.stderr.write(f"{printable(question)} [Y/n] ")
+    terminal.stderr.flush()
+    answer = terminal.stdin.readline() if terminal.stdin is not None else ""
+    return answer.endswith("\n") and answer.strip().lower() in ("", "y", "yes")
 
 
 def _pull_one(

@@ -104,7 +104,7 @@ class StepBudget:
     def prefill_tokens(self, decoding: int) -> int:
         """Return how many prompt tokens the next step may hold beside `decoding` streaming sequences."""
         if not self._token_s:
-            return min(FIRST_CHUNK, self._most)
+            return max(1, min(FIRST_CHUNK, self._most - decoding))
         if not decoding:
             return chunk_size(max(IDLE_CHUNK, self._idle_step_s / self._token_s), self._most)
         return chunk_size((self._step_s - self._decode_s) / self._token_s, self._most - decoding)

@@ -17,6 +17,11 @@ class Detokenizer:
     def __init__(self) -> None:
         self._held = b""  # the beginning of a character: at most three bytes
 
+    @property
+    def within_character(self) -> bool:
+        """Whether a character has begun that is not whole yet."""
+        return bool(self._held)
+
     def push(self, piece: bytes) -> str:
         """Return the characters that `piece`, the bytes of the next token, completes.
 

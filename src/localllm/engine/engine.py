@@ -17,12 +17,14 @@ from localllm.engine.budget import FixedBudget, StepBudget
 from localllm.engine.cells import CellTable
 from localllm.engine.host_cache import BLOCK_TOKENS
 from localllm.engine.kv_cache import KvCache
-from localllm.engine.lane import Lane, Request
+from localllm.engine.lane import Lane
 from localllm.engine.model import TokenModel
 from localllm.engine.opening import Aside
 from localllm.engine.output import Output
+from localllm.engine.request import ReplyForm, Request
 from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
+from localllm.engine.state import Job
 from localllm.engine.stats import ModelStats
 from localllm.errors import BackendError, ClosedError
 from localllm.options import RequestOptions
@@ -100,7 +102,7 @@ class Engine:
         self._model_hash = model_hash
         self._now = now
         self._aside = aside or self._on_a_thread
-        self._inbox: SimpleQueue[Request | None] = SimpleQueue()  # its put() is reentrant, so finalizers may use it
+        self._inbox: SimpleQueue[Request | Job | None] = SimpleQueue()  # put() is reentrant: finalizers may use it
         self._budget = StepBudget(limits.step_s, limits.idle_step_s, limits.n_batch)
         self._main = self._make_main()
         self._main.open_now()
@@ -119,6 +121,8 @@ class Engine:
         submitted_s: float | None = None,
         preload: bool = False,
         given: Tokens[int] = (),
+        delivered_chars: int | None = None,
+        form: ReplyForm | None = None,
     ) -> EngineHandle:
         """Queue a request; returns at once. Safe from any thread.
 
@@ -129,25 +133,41 @@ class Engine:
             submitted_s: When it was made, if that was before now.
             preload: Only read the prompt into the cache.
             given: What an earlier run of the request has generated and delivered; it goes on from there.
+            delivered_chars: Characters of their text that were delivered; None for all of it.
+            form: What the reply is held to, and how its text is read; used by this request only.
 
         Raises:
             ClosedError: The engine is closed.
         """
+        form = ReplyForm() if form is None else form
         start_s = self._now() if submitted_s is None else submitted_s
         room = self.limits.n_ctx - len(prompt)
         sequence = Sequence(array("i", prompt), max_new=min(options.max_tokens or room, room), preload=preload)
         request = Request(
             sequence,
             options,
-            Output(sink, options.stop, start_s, self._model_hash),
+            Output(sink, options.stop, start_s, self._model_hash, form.fold, delivered_chars),
             None if options.timeout_s is None else start_s + options.timeout_s,
             deque(given),
+            form.constraint,
+            form.markers,
         )
         with self._submitting:
             if self._closing:
                 raise ClosedError("the model is closed; load it again")
             self._inbox.put(request)
         return EngineHandle(request, self._wake)
+
+    def post(self, job: Job) -> None:
+        """Have something done with the cache on the engine's thread, between two steps; returns at once.
+
+        Raises:
+            ClosedError: The engine is closed.
+        """
+        with self._submitting:
+            if self._closing:
+                raise ClosedError("the model is closed; load it again")
+            self._inbox.put(job)
 
     def stats(self) -> ModelStats:
         """Return the figures so far. Read from any thread, so that figures may be one step apart."""
@@ -233,10 +253,12 @@ class Engine:
         """Take what was submitted; sleeps until there is something if `wait`."""
         try:
             while True:
-                request = self._inbox.get(block=wait)
+                received = self._inbox.get(block=wait)
                 wait = False
-                if request is not None:
-                    self._lane_of(request).submit(request)
+                if isinstance(received, Request):
+                    self._lane_of(received).submit(received)
+                elif received is not None:
+                    self._main.post(received)
         except Empty:
             return
 

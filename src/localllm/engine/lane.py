@@ -7,46 +7,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
-from attrs import define, field
+from attrs import define
 
 from localllm.engine.budget import Budget
 from localllm.engine.growth import Growth
-from localllm.engine.model import DecodeError, Sampler, TokenContext, TokenModel
+from localllm.engine.model import DecodeError, TokenContext, TokenModel
 from localllm.engine.opening import Aside, Opening
-from localllm.engine.output import Output
 from localllm.engine.plan import Copy, Cut, Load, Save, StepPlan
+from localllm.engine.request import Request
 from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
+from localllm.engine.speaker import Speaker
+from localllm.engine.state import Job
 from localllm.errors import BackendError, LocalLLMError
-from localllm.options import RequestOptions
 from localllm.types import FinishReason, Usage
 
 _log = logging.getLogger("localllm.engine")
-
-
-@define(eq=False)
-class Request:
-    """A request on its way through the engine.
-
-    Args:
-        sequence: Its tokens.
-        options: Its options.
-        output: Where its text goes.
-        deadline_s: When it times out, by the engine's clock, or None.
-        given: Tokens that an earlier run of this request generated: taken one by one instead of what is sampled.
-        cancelled: Set by any thread to have it end.
-        sampler: Its sampler, once it has one.
-        failures: Times that the context broke while it was being computed, with nothing generated in between.
-    """
-
-    sequence: Sequence
-    options: RequestOptions
-    output: Output
-    deadline_s: float | None
-    given: deque[int] = field(factory=deque)
-    cancelled: bool = False
-    sampler: Sampler | None = None
-    failures: int = 0
 
 
 @define
@@ -90,16 +66,22 @@ class Lane:
         self._budget = budget
         self._now = now
         self._aside = aside
+        self._speaker = Speaker(model, now, self.finish)
+        self._jobs: deque[Job] = deque()
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.requests) or self._growth is not None
+        return bool(self.requests or self._jobs) or self._growth is not None
 
     def submit(self, request: Request) -> None:
         """Take a request."""
         self.requests[request.sequence] = request
         self.scheduler.submit(request.sequence)
+
+    def post(self, job: Job) -> None:
+        """Take something to be done with the cache between two steps."""
+        self._jobs.append(job)
 
     def sweep(self) -> None:
         """End the requests that were cancelled or whose time is up."""
@@ -122,13 +104,14 @@ class Lane:
         """
         if not self._ready():
             return False
+        worked = self._work()
         grew = self._grow()
         plan = self.scheduler.plan()
         self._carry_out(plan)
         ended = self._end_preloads() + self._end_unservable()
         if self._growth is None:
             self._growth = self._start_growth()
-        if plan.works or plan.moves or grew or ended:
+        if plan.works or plan.moves or grew or ended or worked:
             return True
         if self._growth is None and self.scheduler.running:
             raise RuntimeError("the scheduler has work and planned none of it")
@@ -153,6 +136,18 @@ class Lane:
                 opening, self._opening = self._opening, None
                 self._context = opening.take()
         return self._context is not None
+
+    def _work(self) -> bool:
+        """Do what is first to be done with the cache; whether there was something."""
+        if not self._jobs:
+            return False
+        job = self._jobs.popleft()
+        try:
+            job.run(self.scheduler.cache, self._open)
+        except BaseException:
+            job.give_up()
+            raise
+        return True
 
     def _grow(self) -> bool:
         """Carry a slice over to a larger context, if there is one; whether that was so."""
@@ -201,19 +196,22 @@ class Lane:
         if not plan.works:
             return
         outputs = context.decode(plan.works)
-        sampled = [
-            (request := self.requests[sequence], bool(request.given), self._sample(context, request, output))
+        asked = [
+            (self.requests[sequence], output)
             for sequence, output in zip(plan.sequences, outputs, strict=True)
             if output >= 0
         ]
+        # All grammars first: llama.cpp waits for a GPU when the first logits are asked for, and no sooner.
+        asked = [(request, output) for request, output in asked if self._speaker.prepare(request)]
+        chosen = [(request, self._speaker.choose(context, request, output)) for request, output in asked]
         self._budget.observe(plan.prefilled, plan.decoding, self._now() - start_s)
         self.counters.steps += 1
         self.counters.step_tokens += plan.prefilled + plan.decoding
         if plan.prefilled:
             self._report_progress(plan)
-        for request, repeated, token in sampled:
-            if token is not None:
-                self._take(request, token, repeated=repeated)
+        for request, choice in chosen:
+            if choice is not None:
+                self._speaker.say(request, choice)
 
     def finish(self, request: Request, finish: FinishReason, error: LocalLLMError | None = None) -> None:
         """End a request, wherever it is."""
@@ -223,7 +221,10 @@ class Lane:
         if request.sampler is not None:
             request.sampler.close()
         usage = Usage(
-            prompt_tokens=len(sequence.prompt), cached_tokens=sequence.cached, completion_tokens=sequence.generated
+            prompt_tokens=len(sequence.prompt),
+            cached_tokens=sequence.cached,
+            completion_tokens=sequence.generated,
+            thought_tokens=request.output.thought_tokens,
         )
         self.counters.finished += 1
         self.counters.prompt_tokens += usage.prompt_tokens
@@ -236,12 +237,18 @@ class Lane:
         """Give a broken context up; running requests go back to the queue and are read again from their tokens."""
         self.scheduler.forget()
         self._free_contexts()
+        self._give_jobs_up()
 
     def close(self) -> None:
         """End all requests as cancelled and free the context."""
         for request in list(self.requests.values()):
             self.finish(request, "cancelled")
         self._free_contexts()
+        self._give_jobs_up()
+
+    def _give_jobs_up(self) -> None:
+        while self._jobs:
+            self._jobs.popleft().give_up()
 
     def _free_contexts(self) -> None:
         for owned in (self._opening, self._growth):
@@ -296,42 +303,3 @@ class Lane:
             if sequence.computed <= len(sequence.prompt) and sequence in self.requests:
                 output = self.requests[sequence].output
                 output.progress(sequence.computed, sequence.cached, len(sequence.prompt))
-
-    def _sample(self, context: TokenContext, request: Request, output: int) -> int | None:
-        """Choose a request's next token; a failure is its own."""
-        try:
-            if request.sampler is None:
-                request.sampler = self._model.make_sampler(request.options, request.sequence.prompt)
-            token = context.sample(output, request.sampler)
-            return self._repeat(request, token) if request.given else token
-        except LocalLLMError as exc:
-            self.finish(request, "error", exc)
-        except Exception as exc:  # noqa: BLE001  # whatever a sampler raises ends its own request only
-            error = BackendError(f"sampling failed: {exc}")
-            error.__cause__ = exc
-            self.finish(request, "error", error)
-        return None
-
-    def _repeat(self, request: Request, sampled: int) -> int:
-        """Return the next token of an earlier run; it is sampled, too, so that random numbers go on as they did then.
-
-        Where it is another (the batch was another one), the sampler is made anew, to remember what was really said.
-        """
-        token = request.given.popleft()
-        if token != sampled and request.sampler is not None:
-            request.sampler.close()
-            request.sampler = self._model.make_sampler(request.options, [*request.sequence.tokens, token])
-        return token
-
-    def _take(self, request: Request, token: int, *, repeated: bool) -> None:
-        sequence, output = request.sequence, request.output
-        if self._model.is_end(token):
-            self.finish(request, "stop")
-            return
-        sequence.append(token)
-        request.failures = 0
-        output.token(token, self._model.piece(token), self._now(), repeated=repeated)
-        if output.stopped:
-            self.finish(request, "stop")
-        elif sequence.generated >= sequence.max_new:
-            self.finish(request, "length")

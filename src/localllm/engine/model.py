@@ -11,6 +11,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from localllm.engine.constraint import Constraint
 from localllm.options import RequestOptions
 
 
@@ -43,10 +44,20 @@ class Sampler(Protocol):
     """Chooses tokens for one request; remembers what its penalties need."""
 
     def accept(self, token: int) -> None:
-        """Take note of a prompt token."""
+        """Take note of a token that was not sampled: of the prompt, or a forced one."""
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
+
+
+class Distribution(Protocol):
+    """The raw distribution over the vocabulary at one place, before any grammar, bias or sampler."""
+
+    def of(self, token: int) -> float:
+        """Return the natural logarithm of a token's probability."""
+
+    def top(self, count: int) -> Sequence[tuple[int, float]]:
+        """Return the likeliest tokens with theirs, the likeliest first."""
 
 
 class TokenContext(Protocol):
@@ -68,8 +79,14 @@ class TokenContext(Protocol):
             DecodeError: Anything else; the content of the context is unknown from now on.
         """
 
-    def sample(self, output: int, sampler: Sampler) -> int:
-        """Choose the next token from the logits at `output` of the last batch, and let the sampler remember it."""
+    def sample(self, output: int, sampler: Sampler, constraint: Constraint | None = None) -> int:
+        """Choose the next token from the logits at `output` of the last batch, and let the sampler remember it.
+
+        With a constraint only tokens that it allows are chosen, and the logits may be changed.
+        """
+
+    def distribution(self, output: int) -> Distribution:
+        """Return the distribution at `output` of the last batch; stays as it is, whatever is done afterwards."""
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Let `target`, which holds the positions before `start`, share those from `start` to `stop` of `source`."""
@@ -122,3 +139,9 @@ class TokenModel(Protocol):
 
     def piece(self, token: int) -> bytes:
         """Return the token's text as UTF-8 bytes, possibly a part of a character; empty for control tokens."""
+
+    def spell(self, token: int) -> bytes:
+        """Return the token's text as UTF-8 bytes, control tokens spelled out."""
+
+    def encode_markup(self, text: str) -> Sequence[int]:
+        """Return the tokens of a text of ours, in which control tokens are spelled out."""

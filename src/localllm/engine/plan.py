@@ -57,7 +57,7 @@ class StepPlan:
         moves: Changes of the KV cache before the batch, in order.
         works: The batch, decode tokens first.
         sequences: Whose work each is.
-        prefilled: Prompt tokens in the batch.
+        prefilled: Prompt tokens in the batch, and forced ones, which cost the same.
         decoding: Decoding sequences in the batch.
         moved: Tokens that go to host memory or come back from it.
     """

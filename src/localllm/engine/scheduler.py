@@ -1,11 +1,11 @@
 """Who computes what in the next step. Pure: no clock, no thread, no native code.
 
 Requests are admitted first come first served, as many as may run at once. Each step gives every streaming sequence
-one token, then shares the budget for prompt tokens fairly. A prompt starts from the longest prefix that any sequence
-holds, running ones and those in host memory too; requests that share a prefix nobody has computed yet wait for the
-first of them to compute it. While anyone runs, idle sequences move to host memory. When cells run short the context
-is to grow, up to its ceiling; there, the youngest running request is preempted: its tokens are kept and read again
-later. The oldest is never preempted, so each ends in its time.
+one token, or several where they are known already, then shares the budget for prompt tokens fairly. A prompt starts
+from the longest prefix that any sequence holds, running ones and those in host memory too; requests that share a
+prefix nobody has computed yet wait for the first of them to compute it. While anyone runs, idle sequences move to host
+memory. When cells run short the context is to grow, up to its ceiling; there, the youngest running request is
+preempted: its tokens are kept and read again later. The oldest is never preempted, so each ends in its time.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Scheduler:
             self._share(sequence)
         streams = sum(sequence.decoding for sequence in self.running)
         self._move(self.budget.moved_tokens(streams))
-        for sequence in [sequence for sequence in self.running if sequence.decoding]:
-            self._add(sequence, 1)
+        for sequence, size in self._decodes():
+            self._add(sequence, size)
         for sequence, size in self._portions(len(self._works)):
             self._add(sequence, size)
         self._look_ahead()
@@ -143,6 +143,22 @@ class Scheduler:
                 left -= stop - start
         self.cache.stash(allowance)
 
+    def _decodes(self) -> list[tuple[Sequence, int]]:
+        """Give each streaming sequence the token that it sampled last, and tokens forced after it, which cost the same
+        as prompt tokens: of their budget they may take half, and all of it while nobody reads a prompt."""
+        decoding = [sequence for sequence in self.running if sequence.decoding]
+        runs = [sequence.run for sequence in decoding]
+        forced = 0
+        if sum(runs) > len(runs):
+            forced = self.budget.prefill_tokens(len(decoding))
+            forced //= 2 if any(sequence.unread and not sequence.loads for sequence in self.running) else 1
+        sizes: list[tuple[Sequence, int]] = []
+        for sequence, run in zip(decoding, runs, strict=True):
+            extra = min(run - 1, forced)
+            forced -= extra
+            sizes.append((sequence, 1 + extra))
+        return sizes
+
     def _portions(self, decoding: int) -> list[tuple[Sequence, int]]:
         """Share the budget for prompt tokens: equal parts, what one doesn't need goes to the next, oldest first."""
         readers = [s for s in self.running if s.unread and not s.loads and s.leader is None and not s.preload]
@@ -150,7 +166,8 @@ class Scheduler:
             readers = [s for s in self.running if s.unread and not s.loads and s.leader is None][:1]
         if not readers:
             return []
-        budget = self.budget.prefill_tokens(decoding)
+        forced = sum(len(work.tokens) for work in self._works.values()) - decoding
+        budget = max(self.budget.prefill_tokens(decoding) - forced, 0)
         portions: list[tuple[Sequence, int]] = []
         for count, sequence in zip(range(len(readers), 0, -1), sorted(readers, key=_unread), strict=True):
             size = min(budget // count, sequence.unread)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
+from bisect import bisect_right
 
 from attrs import define, field
 
@@ -26,6 +28,7 @@ class Sequence:
         leader: The running sequence that is computing a prefix which this one waits to share.
         shared: The prefix that it will share then, in tokens.
         admitted: Whether it was ever admitted; a preempted one was.
+        runs: Where generated tokens begin and end that were known at once, in order; each is longer than one token.
     """
 
     prompt: array[int]
@@ -39,6 +42,7 @@ class Sequence:
     leader: Sequence | None = field(default=None, repr=False)
     shared: int = 0
     admitted: bool = False
+    runs: list[tuple[int, int]] = field(factory=list, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.tokens = array("i", self.prompt)
@@ -55,11 +59,18 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        """Whether its next work is the one token that was sampled last, or a generated one that is read again.
-
-        Generated tokens are always computed one by one, so that a replay gives the same logits as the first time.
-        """
+        """Whether its next work is what was generated last, or generated tokens that are read again."""
         return self.computed >= len(self.prompt) and self.pending > 0 and not self.loads
+
+    @property
+    def run(self) -> int:
+        """How many tokens the next work of a decoding sequence computes: the sampled one, and those forced after it.
+
+        Sampled tokens are always computed one by one and runs as they were, so that a replay gives the same logits as
+        the first time.
+        """
+        place = bisect_right(self.runs, (self.computed, sys.maxsize)) - 1
+        return max(self.runs[place][1] - self.computed, 1) if place >= 0 else 1
 
     @property
     def prefilling(self) -> bool:
@@ -72,5 +83,10 @@ class Sequence:
         return max(len(self.prompt) - self.computed, 0)
 
     def append(self, token: int) -> None:
-        """Take a sampled token."""
+        """Take a generated token."""
         self.tokens.append(token)
+
+    def end_run(self, start: int) -> None:
+        """The next token will be sampled; those from `start` on are computed together."""
+        if len(self.tokens) - start > 1:
+            self.runs.append((start, len(self.tokens)))

@@ -8,52 +8,51 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from localllm.engine.kv_cache import KvCache
 from localllm.engine.model import TokenContext
 from localllm.engine.prefix_cache import longest_prefix
 
+Cells: TypeAlias = tuple[int, int, bytes]
+"""The first position of some cells, the one after the last, and their content."""
+
 
 class Job(Protocol):
-    """Work on a lane's cache, between its steps."""
+    """Something to do with a lane's cache, between two steps."""
 
-    def step(self, cache: KvCache, context: TokenContext, allowance: int) -> bool:
-        """Move some `allowance` tokens; whether that was the last of it. The context agrees with its account now."""
+    def run(self, cache: KvCache, context: TokenContext) -> None:
+        """Do it; the context agrees with its account now."""
 
     def give_up(self) -> None:
-        """The engine closes: there will be no further step."""
+        """It will not be done: there is no context, or the engine closes."""
 
 
 class StateExport:
-    """Reads what is cached of a prompt.
+    """Reads a part of what is cached of a prompt: the asker's pace bounds the memory that it takes.
 
     Args:
         tokens: The prompt.
-        take: Given each block: its first position, the one after its last, and its cells; and at the end None.
+        start: Where to begin: 0, or where the part before ended.
+        most: Tokens after which to stop; the last block may go beyond them.
+        told: Given the cells, block by block; nothing if there are no more.
     """
 
-    def __init__(self, tokens: array[int], take: Callable[[tuple[int, int, bytes] | None], None]) -> None:
+    def __init__(self, tokens: array[int], start: int, most: int, told: Callable[[list[Cells]], None]) -> None:
         self._tokens = tokens
-        self._take = take
-        self._position = 0
+        self._position = start
+        self._end = start + most
+        self._told = told
 
-    def step(self, cache: KvCache, context: TokenContext, allowance: int) -> bool:
-        """Read some blocks; what was computed meanwhile is found, what was given up ends it."""
-        for start, stop, data in self._blocks(cache, context):
-            self._take((start, stop, data))
-            self._position = stop
-            allowance -= stop - start
-            if allowance <= 0:
-                return False
-        self._take(None)
-        return True
+    def run(self, cache: KvCache, context: TokenContext) -> None:
+        """Read some blocks; what was given up meanwhile ends them."""
+        self._told(list(self._blocks(cache, context)))
 
     def give_up(self) -> None:
-        """End with what there is."""
-        self._take(None)
+        """There are no more."""
+        self._told([])
 
-    def _blocks(self, cache: KvCache, context: TokenContext) -> Iterator[tuple[int, int, bytes]]:
+    def _blocks(self, cache: KvCache, context: TokenContext) -> Iterator[Cells]:
         tokens = self._tokens
         blocks, found = cache.host.find(tokens)
         saved = {block.start: block for block in blocks if block.stop <= found}
@@ -62,39 +61,42 @@ class StateExport:
         else:
             held, length = cache.best(tokens, len(tokens))
         size = cache.host.block_tokens if cache.can_cut else max(length, 1)
-        while self._position % size == 0:  # an end that fills no block is the end
+        while self._position < self._end and self._position % size == 0:  # an end that fills no block is the end
             start = self._position
             block = saved.get(start)
             here = min(start + size, length)
             if block is not None and block.data is not None and block.stop >= here:
+                self._position = block.stop
                 yield start, block.stop, block.data
             elif held is not None and start < here:
+                self._position = here
                 yield start, here, context.save(held.seq_id, start, here)
             else:
                 return
 
 
 class StateImport:
-    """Puts one block into host memory.
+    """Puts blocks into host memory.
 
     Args:
-        tokens: All tokens up to the block's last.
-        start: The position of its first.
-        data: Its cells, as `StateExport` gave them.
-        told: Told whether it is there now.
+        tokens: The prompt.
+        blocks: Its cells, as `StateExport` gave them; what is before them must be there.
+        told: Told how many of the blocks are there now.
     """
 
-    def __init__(self, tokens: array[int], start: int, data: bytes, told: Callable[[bool], None]) -> None:
+    def __init__(self, tokens: array[int], blocks: list[Cells], told: Callable[[int], None]) -> None:
         self._tokens = tokens
-        self._start = start
-        self._data = data
+        self._blocks = blocks
         self._told = told
 
-    def step(self, cache: KvCache, context: TokenContext, allowance: int) -> bool:  # as Job has it
-        """Put it there, unless there is no room for it beside what it follows."""
-        self._told(cache.host.adopt(self._tokens, self._start, self._data))
-        return True
+    def run(self, cache: KvCache, context: TokenContext) -> None:  # as Job has it
+        """Put them there, until there is no more room beside those before them."""
+        for count, (start, stop, data) in enumerate(self._blocks):
+            if not cache.host.adopt(self._tokens[:stop], start, data):
+                self._told(count)
+                return
+        self._told(len(self._blocks))
 
     def give_up(self) -> None:
-        """It is not there."""
-        self._told(False)
+        """None is there."""
+        self._told(0)

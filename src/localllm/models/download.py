@@ -129,13 +129,13 @@ class Download:
         too_long = False
         with self._part.open("r+b", buffering=0) as file, self._hash.writing(file):
             file.seek(start)
-            for chunk in answer.chunks():
+            while count := answer.read_into(self._hash.room()):
                 self._cancel.check()
-                too_long = total is not None and start + len(chunk) > total
+                too_long = total is not None and start + count > total
                 if too_long:
                     break
-                self._hash.update(chunk)
-                start += len(chunk)
+                self._hash.filled(count)
+                start += count
                 self._meter.at(start)
         if too_long:
             self.discard()

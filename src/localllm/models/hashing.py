@@ -1,4 +1,4 @@
-"""Writing a file and hashing it while it comes, on a thread of their own beside the one that receives."""
+"""Writing a file and hashing it while it comes: received and written on one thread, hashed on another."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
+from typing import BinaryIO, Self
 
 _READ_BYTES = 1024 * 1024
-_BATCH_BYTES = 1024 * 1024  # handed over at once: a hand-over costs as much as hashing some 10 KB
+_BUFFER_BYTES = 1024 * 1024  # handed over at once: a hand-over costs as much as hashing some 10 KB
+_MAX_BUFFERS = 4  # used again and again, for fresh memory costs as much as the copy into it
 _SYNC_BYTES = 64 * 1024 * 1024  # written before they are brought to the disk
-_MAX_BATCHES = 4  # that wait for the thread; beyond it the download waits, so that memory stays flat
 
 
 class RunningHash:
-    """The SHA-256 of a file's first bytes, which it also writes; a context manager, at whose end its threads end."""
+    """The SHA-256 of a file's first bytes, which it also writes; a context manager, at whose end its threads end.
+
+    The next bytes are put into `room()`, then taken by `filled(count)`.
+    """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
-        self._batch: list[bytes] = []
-        self._batch_bytes = 0
-        self._handed_over: deque[Future[None]] = deque()
-        self._thread = ThreadPoolExecutor(1, "localllm-download")  # begins with the first batch
+        self._buffers = 0
+        self._buffer = memoryview(b"")
+        self._filled_bytes = 0
+        self._handed_over: deque[tuple[memoryview, Future[None]]] = deque()
+        self._hashing = ThreadPoolExecutor(1, "localllm-hash")  # begins with the first buffer
         self._file: BinaryIO | None = None
         self._syncing = ThreadPoolExecutor(1, "localllm-fsync")
         self._synced: Future[None] | None = None
@@ -43,12 +44,12 @@ class RunningHash:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown()
+        self._hashing.shutdown()
         self._syncing.shutdown()
 
     @contextmanager
     def writing(self, file: BinaryIO) -> Iterator[None]:
-        """While inside, write what `update` is given to `file`, which is unbuffered; all of it is written at the end.
+        """While inside, write what comes to `file`, which is unbuffered; all of it is written at the end.
 
         Raises:
             OSError: It cannot be written; perhaps some of it was.
@@ -64,16 +65,21 @@ class RunningHash:
             finally:
                 self._file, self._synced = None, None
 
-    def update(self, data: bytes) -> None:
-        """Take the next bytes of the file; they are written and hashed later, on the thread.
+    def room(self) -> memoryview:
+        """Return memory for the next bytes of the file; there is always some."""
+        if not self._buffer:
+            self._buffer = self._next_buffer()
+        return self._buffer[self._filled_bytes :]
+
+    def filled(self, count: int) -> None:
+        """Take the first `count` bytes of the `room`; they are written and hashed later.
 
         Raises:
-            OSError: What was given before cannot be written.
+            OSError: What was given cannot be written.
         """
-        self._batch.append(data)
-        self._batch_bytes += len(data)
-        self.done_bytes += len(data)
-        if self._batch_bytes >= _BATCH_BYTES:
+        self._filled_bytes += count
+        self.done_bytes += count
+        if self._filled_bytes == len(self._buffer):
             self._hand_over()
 
     def catch_up(self, path: Path, end: int, on_bytes: Callable[[int], None]) -> None:
@@ -106,28 +112,38 @@ class RunningHash:
         self._drain()
         return self._hash.hexdigest()
 
-    def _hand_over(self) -> None:
-        self._sync()
-        batch, self._batch, self._batch_bytes = self._batch, [], 0
-        self._handed_over.append(self._thread.submit(_take, self._hash, self._file, batch))
-        if len(self._handed_over) > _MAX_BATCHES:
-            self._handed_over.popleft().result()
+    def _next_buffer(self) -> memoryview:
+        if self._buffers < _MAX_BUFFERS:
+            self._buffers += 1
+            return memoryview(bytearray(_BUFFER_BYTES))
+        buffer, hashed = self._handed_over.popleft()
+        hashed.result()
+        return buffer
 
-    def _sync(self) -> None:
+    def _hand_over(self) -> None:
+        """Hash what has come on the thread, and write it meanwhile."""
+        buffer, data = self._buffer, self._buffer[: self._filled_bytes]
+        self._buffer, self._filled_bytes = memoryview(b""), 0
+        self._handed_over.append((buffer, self._hashing.submit(self._hash.update, data)))
+        if self._file is not None:
+            _write_all(self._file, data)
+            self._sync(self._file, len(data))
+
+    def _sync(self, file: BinaryIO, count: int) -> None:
         """Have what was written brought to the disk now and then, so that little is left to be brought at the end."""
-        self._unsynced_bytes += self._batch_bytes
-        if self._file is None or self._unsynced_bytes < _SYNC_BYTES:
-            return
-        if self._synced is None or self._synced.done():
+        self._unsynced_bytes += count
+        if self._unsynced_bytes >= _SYNC_BYTES and (self._synced is None or self._synced.done()):
             self._unsynced_bytes = 0
-            self._synced = self._syncing.submit(os.fsync, self._file.fileno())
+            self._synced = self._syncing.submit(os.fsync, file.fileno())
 
     def _drain(self) -> None:
         """Wait until everything that was given is written and hashed."""
-        if self._batch:
-            self._hand_over()
-        while self._handed_over:
-            self._handed_over.popleft().result()
+        try:
+            if self._filled_bytes:
+                self._hand_over()
+        finally:
+            for _, hashed in self._handed_over:
+                hashed.result()
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None]) -> str:
@@ -145,10 +161,6 @@ def hash_file(path: Path, on_bytes: Callable[[int], None]) -> str:
         return running.hexdigest()
 
 
-def _take(running: _Hash, file: BinaryIO | None, batch: list[bytes]) -> None:
-    for data in batch:  # not joined: fresh memory of that size costs more than the calls
-        if file is not None:
-            view = memoryview(data)
-            while view:  # a file may take a part of it, as when the disk fills up
-                view = view[file.write(view) :]
-        running.update(data)
+def _write_all(file: BinaryIO, data: memoryview) -> None:
+    while data:  # a file may take a part of it, as when the disk fills up
+        data = data[file.write(data) :]

@@ -36,9 +36,12 @@ from localllm.models.retry import TryAgain, retry_after_s
 if TYPE_CHECKING:
     import httpx
 
+    from localllm.models.body import BodyReader
+
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 10
 _USABLE = (200, 206, 416)
+_READ_BYTES = 64 * 1024
 
 
 @frozen(kw_only=True)
@@ -48,21 +51,23 @@ class Answer:
     Args:
         status: 200, 206 or 416.
         headers: Its headers; looked up without regard to case.
-        response: The answer itself.
+        url: Where it comes from.
+        body: Its body, undecoded.
     """
 
     status: int
     headers: Mapping[str, str]
-    response: httpx.Response
+    url: str
+    body: BodyReader
 
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the body as it comes, undecoded.
+    def read_into(self, room: memoryview) -> int:
+        """Fill the beginning of `room` with what comes next of the body; return its length, 0 at the end only.
 
         Raises:
             TryAgain: The connection broke, or nothing came for too long.
         """
-        with _translated(str(self.response.url)):
-            yield from self.response.iter_raw()
+        with _translated(self.url):
+            return self.body.into(room)
 
     def read(self, max_bytes: int) -> bytes:
         """Return the whole body.
@@ -71,13 +76,12 @@ class Answer:
             TryAgain: The connection broke.
             ServerError: It is longer than `max_bytes`.
         """
-        parts, size = [], 0
-        for chunk in self.chunks():
-            size += len(chunk)
-            if size > max_bytes:
-                raise ServerError(f"{without_secrets(str(self.response.url))} answers with more than {max_bytes} bytes")
-            parts.append(chunk)
-        return b"".join(parts)
+        whole, room = bytearray(), memoryview(bytearray(_READ_BYTES))
+        while count := self.read_into(room):
+            whole += room[:count]
+            if len(whole) > max_bytes:
+                raise ServerError(f"{without_secrets(self.url)} answers with more than {max_bytes} bytes")
+        return bytes(whole)
 
 
 class Http:
@@ -95,6 +99,7 @@ class Http:
         self._network = network
         self._cancel = cancel
         self._sockets: list[socket.socket] = []
+        self._direct = network.proxy is None and not getproxies()  # which is where httpx finds the environment's, too
         self._client = _client(network)
 
     def __enter__(self) -> Self:
@@ -121,6 +126,8 @@ class Http:
             TryAgain: It failed in a way that may pass.
             LocalLLMError: It failed in a way that will not.
         """
+        from localllm.models.body import BodyReader
+
         with self._cancel.stopping(self._break_connections):
             response, redirected = self._follow(url, headers, what)
             try:
@@ -128,7 +135,8 @@ class Http:
                     raise refusal(
                         response.status_code, response.headers, what, token=self._network.token, redirected=redirected
                     )
-                yield Answer(status=response.status_code, headers=response.headers, response=response)
+                body = BodyReader(response, self._network.stall_s, direct=self._direct)
+                yield Answer(status=response.status_code, headers=response.headers, url=str(response.url), body=body)
             finally:
                 response.close()
 
@@ -241,15 +249,11 @@ def next_url(url: str, location: str, what: str) -> str:
 def _client(network: Network) -> httpx.Client:
     import httpx
 
-    from localllm.models.transport import WideTransport
-
-    direct = network.proxy is None and not getproxies()  # which is where httpx finds the environment's, too
     try:
         return httpx.Client(
             timeout=httpx.Timeout(network.stall_s, connect=network.connect_s, pool=None),
             headers={"User-Agent": f"localllm/{__version__}"},
             proxy=network.proxy,
-            transport=WideTransport() if direct else None,
         )
     except ImportError as exc:
         raise InvalidOptionError(
@@ -279,7 +283,10 @@ def _translated(url: str) -> Iterator[None]:
         while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
             cause = cause.__cause__ or cause.__context__
         if cause is not None:
-            raise ConnectionLostError(f"the certificate of {host} is not trusted: {cause.verify_message}") from exc
+            raise ConnectionLostError(
+                f"the certificate of {host} is not trusted ({cause.verify_message}); if a company's or a mirror's own "
+                "authority has signed it, name the file with that authority's certificate in SSL_CERT_FILE"
+            ) from exc
         if isinstance(exc, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
             raise ServerError(f"{without_secrets(url)} cannot be asked for: {exc}") from exc
         raise TryAgain(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import frozen
 
-TemplateSource = Literal["model", "config", "builtin"]
+TemplateSource = Literal["model", "config", "builtin", "none"]
 
 
 @frozen(kw_only=True)
@@ -24,7 +24,7 @@ class ModelInfo:
         size_bytes: Bytes of its files.
         chat_template: Its own Jinja chat template, or None.
         template_source: Where the template in use comes from: the model, the config, or the built-in ChatML, which
-            stands in when the model has none.
+            stands in when the model has none; "none" where messages are raw text (`chat_template="none"`).
         model_hash: Identity of header, size and sampled weights; tokens are valid for one hash only.
         path: Its (first) file, or None for a backend without files.
         backend: Name of the backend that loaded it; empty when it is not loaded.

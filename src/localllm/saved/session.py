@@ -3,21 +3,23 @@
 Versions, of which all are read and the last is written:
 
 1. `messages` (as `Message.to_dict`), `options`, and of the model its `hash` and `name`.
-2. Also `turns`, where each turn begins; `overflow`, the policy's name; `left_out`, the messages that the policy leaves
-   out of prompts by now; and `tools`, the names of the tools that the session had.
+2. Also `turns`, pairs of the index of a turn's first message and of the first after its prompt; `window`, what the
+   model reads in place of the oldest messages (`head`) and the index of the first message that it reads as it is
+   (`since`), or null if it reads them all; `overflow`, the policy's name; and `tools`, the names of the tools.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from localllm._json import JsonValue, as_list, as_object, check_keys, check_text
 from localllm._version import __version__
+from localllm.chat.history import History, Window
 from localllm.errors import (
     DamagedSessionError,
     InvalidOptionError,
@@ -38,21 +40,17 @@ class SavedSession:
     """What a session is made of, apart from the model and the tools themselves.
 
     Args:
-        messages: The history.
-        turns: The index of each turn's first message; None if the file does not say it.
+        history: The conversation.
         options: The session's options, by name.
         overflow: The name of what is done when the context window is full; "callable" for a function.
-        left_out: Messages after the system message that are left out of prompts by now.
         tools: Names of the session's tools.
         model_hash: The model that it was saved with.
         model_name: Its name.
     """
 
-    messages: tuple[Message, ...]
-    turns: tuple[int, ...] | None = None
+    history: History
     options: Mapping[str, object] = field(factory=dict)
     overflow: str = "error"
-    left_out: int = 0
     tools: tuple[str, ...] = ()
     model_hash: str = ""
     model_name: str = ""
@@ -107,15 +105,17 @@ def read_session(path: Path) -> SavedSession:
 
 
 def _to_json(saved: SavedSession) -> dict[str, JsonValue]:
+    history = saved.history
+    window = history.window
     return {
         "version": VERSION,
         "localllm": __version__,
         "model": {"hash": saved.model_hash, "name": saved.model_name},
-        "messages": [message.to_dict() for message in saved.messages],
+        "messages": _from_messages(history.messages),
+        "turns": [list(turn) for turn in zip(history.starts, history.answers, strict=True)],
+        "window": None if window is None else {"head": _from_messages(window.head), "since": window.since},
         "options": cast("dict[str, JsonValue]", dict(saved.options)),  # numbers, texts, and tuples of them
-        "turns": None if saved.turns is None else list(saved.turns),
         "overflow": saved.overflow,
-        "left_out": saved.left_out,
         "tools": list(saved.tools),
     }
 
@@ -125,23 +125,46 @@ def _from_json(data: JsonValue) -> SavedSession:
     version = about.get("version")
     if version not in (1, 2):
         raise InvalidPromptError(f"its version is {version!r:.40}, and this localllm reads versions 1 to {VERSION}")
-    second = () if version == 1 else ("turns", "overflow", "left_out", "tools")
-    check_keys(
-        about, "saved session", required=("version", "model", "messages", "options", *second), optional=("localllm",)
-    )
+    second = () if version == 1 else ("turns", "window", "overflow", "tools")
+    required = ("version", "model", "messages", "options", *second)
+    check_keys(about, "saved session", required=required, optional=("localllm",))
     model = as_object(about["model"], "model")
-    messages = as_list(about["messages"], "messages")
-    turns, left_out = about.get("turns"), about.get("left_out", 0)
+    history = History.of(None, _to_messages(about["messages"]))
     return SavedSession(
-        messages=tuple(Message.from_dict(as_object(message, "a message")) for message in messages),
-        turns=None if turns is None else tuple(_count(turn, len(messages)) for turn in as_list(turns, "turns")),
+        history=history if version == 1 else _with_turns(history, about["turns"], about["window"]),
         options=_options(as_object(about["options"], "options")),
         overflow=check_text(about.get("overflow", "error"), "overflow"),
-        left_out=_count(left_out, len(messages)),
         tools=tuple(check_text(name, "a tool's name") for name in as_list(about.get("tools", ()), "tools")),
         model_hash=check_text(model.get("hash", ""), "a model's hash"),
         model_name=check_text(model.get("name", ""), "a model's name"),
     )
+
+
+def _from_messages(messages: Iterable[Message]) -> list[JsonValue]:
+    return [message.to_dict() for message in messages]
+
+
+def _to_messages(data: JsonValue) -> list[Message]:
+    return [Message.from_dict(as_object(message, "a message")) for message in as_list(data, "messages")]
+
+
+def _with_turns(history: History, turns: JsonValue, window: JsonValue) -> History:
+    """Return the history with the turns and the window as they were, if they can be its own."""
+    end = len(history.messages)
+    marks: list[int] = []
+    for turn in as_list(turns, "turns"):
+        pair = as_list(turn, "a turn")
+        if len(pair) != 2:
+            raise InvalidPromptError(f"a turn is a pair of indices, not {pair!r:.80}")
+        marks += [_count(mark, end) for mark in pair]
+    if marks != sorted(marks) or any(start >= answer for start, answer in zip(marks[::2], marks[1::2], strict=True)):
+        raise InvalidPromptError(f"the turns overlap: {marks!r:.80}")
+    read = None
+    if window is not None:
+        about = as_object(window, "window")
+        check_keys(about, "window", required=("head", "since"), optional=())
+        read = Window(tuple(_to_messages(about["head"])), _count(about["since"], end))
+    return evolve(history, starts=tuple(marks[::2]), answers=tuple(marks[1::2]), window=read)
 
 
 def _count(value: JsonValue, most: int) -> int:

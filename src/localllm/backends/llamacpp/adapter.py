@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 from attrs import evolve
@@ -23,22 +24,29 @@ from localllm.backends.base import (
 )
 from localllm.backends.llamacpp.bindings import NativeModel, library
 from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
+from localllm.backends.llamacpp.grammars import Grammars
 from localllm.backends.llamacpp.hardware import Machine, free_bytes, physical_cores
+from localllm.backends.llamacpp.preparation import Preparation, Prepared
 from localllm.backends.llamacpp.requests import RequestDesk
+from localllm.backends.llamacpp.rope import rope_for
 from localllm.backends.llamacpp.sampling import check_bias
 from localllm.backends.llamacpp.sizing import estimate, fitted
+from localllm.backends.llamacpp.states import StateFiles, state_format
 from localllm.backends.llamacpp.token_model import Compute, LlamaTokenModel, LlamaVocabulary
+from localllm.chat.dialects import dialect_of
 from localllm.chat.rendered import RenderedPrompt
 from localllm.chat.renderer import PromptRenderer
-from localllm.chat.template import CHATML, ChatTemplate
+from localllm.chat.template import CHATML, RAW, ChatTemplate
+from localllm.chat.vocabulary import Vocabulary
 from localllm.engine.engine import Engine, EngineLimits
 from localllm.engine.stats import ModelStats
-from localllm.errors import ClosedError, ContextOverflowError, InvalidOptionError, ModelLoadError
+from localllm.errors import ClosedError, InvalidOptionError, ModelLoadError
 from localllm.models.checks import check_file
 from localllm.models.describe import model_info
 from localllm.models.footprint import read_footprint
 from localllm.models.info import ModelInfo, TemplateSource
 from localllm.options import ModelConfig
+from localllm.saved.state import StateUse
 from localllm.types import Message
 
 _open_models: weakref.WeakSet[LlamaModel] = weakref.WeakSet()
@@ -87,7 +95,7 @@ class LlamaModel(LoadedModel):
     Args:
         native: The weights; owned.
         info: Its facts, as loaded.
-        renderer: Turns messages into tokens.
+        template: The chat template.
         compute: How contexts compute.
         limits: How the engine is cut.
         max_queue: Requests that may wait.
@@ -102,17 +110,23 @@ class LlamaModel(LoadedModel):
         self,
         native: NativeModel,
         info: ModelInfo,
-        renderer: PromptRenderer,
+        template: ChatTemplate,
         compute: Compute,
         limits: EngineLimits,
         max_queue: int,
     ) -> None:
         self._native = native
         self._info = info
-        self._renderer = renderer
+        vocabulary: Vocabulary = LlamaVocabulary(native, info.model_hash)
+        self._renderer = PromptRenderer(template, vocabulary)
+        dialect = None if info.template_source == "none" else dialect_of(template.source)
+        self._preparation = Preparation(self._renderer, vocabulary, dialect, template.source, limits.n_ctx)
+        special = frozenset(vocabulary.special_tokens.values())
+        grammars = Grammars(native, special, self._renderer.encode_plain)
         self._gate = _Gate()
         self._engine = Engine(LlamaTokenModel(native, compute), limits, info.model_hash)
-        self._desk = RequestDesk(self._engine, self._prepare, limits.n_parallel + max_queue)
+        self._states = StateFiles(self._engine, info.model_hash, state_format(compute))
+        self._desk = RequestDesk(self._engine, self._prepare, grammars, limits.n_parallel + max_queue)
         _open_models.add(self)
 
     @property
@@ -145,6 +159,16 @@ class LlamaModel(LoadedModel):
         with self._gate.inside():
             return self._renderer.render(messages)
 
+    def save_state(self, request: GenerateRequest, path: Path, offset: int) -> StateUse:
+        """Write what is cached of a prompt into a file; see `LoadedModel.save_state`."""
+        with self._gate.inside():
+            tokens = self._preparation.prepare(request).tokens
+        return self._states.save(tokens, path, offset)
+
+    def load_state(self, path: Path) -> StateUse:
+        """Take a state from a saved session; see `LoadedModel.load_state`."""
+        return self._states.load(path)
+
     def stats(self) -> ModelStats:
         """Return the figures so far."""
         return self._engine.stats()
@@ -157,20 +181,11 @@ class LlamaModel(LoadedModel):
             self._native.close()
             _open_models.discard(self)
 
-    def _prepare(self, request: GenerateRequest) -> tuple[int, ...]:
-        """Return a request's tokens, checked against the context window and the vocabulary."""
-        reply = request.purpose == "reply"
-        tokens = self._renderer.render(request.messages, add_generation_prompt=reply).tokens
-        n_ctx = self._info.n_ctx
-        if len(tokens) >= n_ctx:
-            raise ContextOverflowError(
-                f"the prompt has {len(tokens)} tokens and the context window holds {n_ctx}, the reply included; "
-                "shorten the conversation, or load the model with a larger ModelConfig(n_ctx=...)",
-                prompt_tokens=len(tokens),
-                context_tokens=n_ctx,
-            )
+    def _prepare(self, request: GenerateRequest) -> Prepared:
+        """Prepare a request; its tokens are checked against the context window and the vocabulary."""
+        prepared = self._preparation.prepare(request)
         check_bias(request.options, self._native.n_vocab)
-        return tokens
+        return prepared
 
 
 class LlamaCppBackend(Backend):
@@ -232,7 +247,8 @@ class LlamaCppBackend(Backend):
             raise ModelLoadError(f"{info.path} is no model that generates text ({info.architecture})")
         shape = Shape(n_ctx_train=native.n_ctx_train, kv_values=usual_kv, n_swa=native.n_swa)
         limits = limits_for(config, machine, shape)
-        compute = compute_for(config, machine, limits)
+        rope = rope_for(config, limits.n_ctx, native.n_ctx_train)
+        compute = evolve(compute_for(config, machine, limits), rope=rope)
         template, source = _template(config, info)
         info = evolve(
             info,
@@ -243,11 +259,15 @@ class LlamaCppBackend(Backend):
             template_source=source,
             gpu_layers=native.n_layers if machine.gpu else 0,
         )
-        renderer = PromptRenderer(template, LlamaVocabulary(native, info.model_hash))
-        return LlamaModel(native, info, renderer, compute, limits, config.max_queue)
+        return LlamaModel(native, info, template, compute, limits, config.max_queue)
+
+
+"""The template of `chat_template="none"`: all text is content, so that nothing becomes a control token."""
 
 
 def _template(config: ModelConfig, info: ModelInfo) -> tuple[ChatTemplate, TemplateSource]:
+    if config.chat_template == "none":
+        return ChatTemplate(RAW), "none"
     if config.chat_template is not None:
         return ChatTemplate(config.chat_template), "config"
     if info.chat_template is not None:

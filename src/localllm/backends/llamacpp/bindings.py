@@ -18,6 +18,7 @@ from typing import Literal
 from attrs import frozen
 
 from localllm.backends.llamacpp.native_log import route_native_logs
+from localllm.backends.llamacpp.rope import Rope
 from localllm.engine.model import DecodeError, NoRoomError, Work
 from localllm.errors import BackendUnavailableError, LoadCancelledError, ModelLoadError
 
@@ -86,6 +87,7 @@ class ContextParams:
         threads: Threads that compute.
         kv_type: Precision of its KV cache.
         flash_attention: Whether attention is computed in one fused step.
+        rope: How positions are encoded.
     """
 
     n_ctx: int
@@ -95,6 +97,7 @@ class ContextParams:
     threads: int
     kv_type: KvType
     flash_attention: bool
+    rope: Rope = Rope()
 
 
 class NativeModel:
@@ -328,6 +331,7 @@ class NativeContext:
         native.n_threads = native.n_threads_batch = params.threads
         native.type_k = native.type_v = _KV_TYPES[params.kv_type]
         native.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
+        params.rope.set_in(native)
         native.kv_unified = True
         native.swa_full = True
         native.no_perf = True
@@ -340,6 +344,7 @@ class NativeContext:
         self._memory = lib.llama_get_memory(self._handle)
         self.n_cells: int = lib.llama_n_ctx(self._handle)
         self.n_sequences: int = params.n_sequences
+        self.n_vocab: int = model.n_vocab
         self.can_copy_parts: bool = model.can_cut
         self._n_batch = params.n_batch
         self._rows = _Rows(lib, params.n_batch)
@@ -358,6 +363,10 @@ class NativeContext:
     def sample(self, output: int, chain: ctypes.c_void_p) -> int:
         """Choose the next token from the logits at `output`, and let the sampler chain remember it."""
         return int(self._lib.llama_sampler_sample(chain, self._handle, output))
+
+    def logits_address(self, output: int) -> int:
+        """Return where the logits at `output` are, one for each token; they stay there until the next batch."""
+        return ctypes.addressof(self._lib.llama_get_logits_ith(self._handle, output).contents)
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Let `target` share the positions from `start` to `stop` of `source`."""

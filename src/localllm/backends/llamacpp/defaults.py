@@ -10,6 +10,7 @@ import logging
 from attrs import frozen
 
 from localllm.backends.llamacpp.hardware import Machine
+from localllm.backends.llamacpp.rope import extends
 from localllm.backends.llamacpp.token_model import Compute
 from localllm.engine.engine import EngineLimits
 from localllm.errors import InvalidOptionError
@@ -111,10 +112,12 @@ def _affordable_tokens(config: ModelConfig, machine: Machine, shape: Shape) -> i
 def _context_tokens(config: ModelConfig, shape: Shape, affordable: int | None) -> int:
     if config.n_ctx is None:
         return shape.n_ctx_train if affordable is None else min(shape.n_ctx_train, max(LEAST_CTX, affordable))
+    if config.n_ctx > shape.n_ctx_train and extends(config):
+        return config.n_ctx
     if config.n_ctx > shape.n_ctx_train:
         _log.warning(
-            "n_ctx=%s is more than the %s tokens that the model was trained with, beyond which it talks nonsense: "
-            "the context window holds %s",
+            "n_ctx=%s is more than the %s tokens that the model was trained with, beyond which it talks nonsense "
+            "without ModelConfig(rope_scaling='yarn') or 'linear': the context window holds %s",
             config.n_ctx,
             shape.n_ctx_train,
             shape.n_ctx_train,

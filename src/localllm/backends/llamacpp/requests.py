@@ -1,21 +1,34 @@
-"""Requests on their way to the engine: rendered and tokenized on a thread of their own, counted, cancellable."""
+"""Requests on their way to the engine: prepared on threads of their own, counted, cancellable.
+
+One thread renders and tokenizes, in the order in which requests come. Where a grammar is still to be compiled, others
+go on with the request, for that may take a second, in which no other request is to wait.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
+from typing import Protocol
 
 from attrs import define
 
 from localllm.backends.base import GenerateRequest, Sink
+from localllm.backends.llamacpp.preparation import Prepared
+from localllm.engine.constraint import Constraint
 from localllm.engine.engine import Engine, EngineHandle
+from localllm.engine.request import ReplyForm
 from localllm.errors import BackendError, ClosedError, LocalLLMError, QueueFullError
 from localllm.types import BackendEvent, GenerationEnded, Timings
 
 _log = logging.getLogger("localllm.engine")
+
+_COMPILERS = 2
+"""Threads that compile grammars, so that one that takes long holds up no other (nor do two, if others are known)."""
 
 
 @define(eq=False)
@@ -36,18 +49,33 @@ class PendingRequest:
             self.running.cancel()
 
 
+class Compiler(Protocol):
+    """Makes grammars into constraints. Safe from any thread."""
+
+    def has(self, source: str) -> bool:
+        """Whether a grammar is compiled, so that a constraint costs nothing."""
+
+    def constraint(self, source: str, prefix: str = "") -> Constraint:
+        """Return what holds a reply to a grammar; raises LocalLLMError for one that cannot be used."""
+
+
 class RequestDesk:
     """Takes requests from any thread, prepares them one after the other, and hands them to the engine.
 
     Args:
         engine: Where they go.
-        prepare: Turns a request into the prompt's tokens; raises LocalLLMError for one that cannot be answered.
+        prepare: Prepares a request; raises LocalLLMError for one that cannot be answered.
+        grammars: Compiles grammars.
         limit: Requests that may be under way at once.
     """
 
-    def __init__(self, engine: Engine, prepare: Callable[[GenerateRequest], Sequence[int]], limit: int) -> None:
+    def __init__(
+        self, engine: Engine, prepare: Callable[[GenerateRequest], Prepared], grammars: Compiler, limit: int
+    ) -> None:
         self._engine = engine
         self._prepare = prepare
+        self._grammars = grammars
+        self._compilers: ThreadPoolExecutor | None = None  # of the preparing thread's
         self._limit = limit
         self._under_way = 0
         self._closed = False
@@ -74,12 +102,14 @@ class RequestDesk:
         return pending
 
     def close(self) -> None:
-        """Take no more requests, end those that are not in the engine yet, and wait for the thread."""
+        """Take no more requests, end those that are not in the engine yet, and wait for the threads."""
         with self._lock:
             self._closed = True
             self._inbox.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+            if self._compilers is not None:
+                self._compilers.shutdown()
 
     def _counted(self, sink: Sink) -> Sink:
         def counted(event: BackendEvent) -> None:
@@ -92,33 +122,53 @@ class RequestDesk:
 
     def _run(self) -> None:
         while (pending := self._inbox.get()) is not None:
-            try:
-                self._hand_over(pending)
-            except LocalLLMError as exc:
-                _end(pending, exc)
-            except Exception as exc:  # noqa: BLE001  # a request's failure is its own; the thread must live on
-                error = BackendError(f"the prompt could not be prepared: {exc}")
-                error.__cause__ = exc
-                _end(pending, error)
+            self._attend(pending, partial(self._begin, pending))
 
-    def _hand_over(self, pending: PendingRequest) -> None:
-        if pending.cancelled or self._closed:
-            _end(pending, None)
-            return
+    def _attend(self, pending: PendingRequest, work: Callable[[], None]) -> None:
+        """Do a part of a request's preparation; a failure is its own, and the thread lives on."""
+        try:
+            if pending.cancelled or self._closed:
+                _end(pending, None)
+            else:
+                work()
+        except LocalLLMError as exc:
+            _end(pending, exc)
+        except Exception as exc:  # noqa: BLE001  # see above
+            error = BackendError(f"the prompt could not be prepared: {exc}")
+            error.__cause__ = exc
+            _end(pending, error)
+
+    def _begin(self, pending: PendingRequest) -> None:
         if pending.refused:
             raise QueueFullError(
                 f"{self._limit} requests are under way, as many as may run and wait; "
                 "wait for some to end, or raise ModelConfig(max_queue=...)"
             )
-        request = pending.request
-        prompt = self._prepare(request)
+        prepared = self._prepare(pending.request)
+        if prepared.grammar is None or self._grammars.has(prepared.grammar):
+            self._hand_over(pending, prepared)
+            return
+        if self._compilers is None:
+            self._compilers = ThreadPoolExecutor(_COMPILERS, thread_name_prefix="localllm-grammar")
+        self._compilers.submit(self._attend, pending, partial(self._hand_over, pending, prepared))
+
+    def _hand_over(self, pending: PendingRequest, prepared: Prepared) -> None:
+        constraint = None
+        if prepared.grammar is not None:
+            constraint = self._grammars.constraint(prepared.grammar, prepared.prefix)
+        if pending.cancelled or self._closed:
+            _end(pending, None)
+            return
+        request, resume = pending.request, pending.request.resume
         pending.running = self._engine.submit(
-            prompt,
+            prepared.tokens,
             request.options,
             pending.sink,
             submitted_s=pending.submitted_s,
             preload=request.purpose == "preload",
-            given=() if request.resume is None else request.resume.token_ids,
+            given=() if resume is None else resume.token_ids,
+            delivered_chars=None if resume is None else resume.delivered_chars,
+            form=ReplyForm(constraint=constraint, fold=prepared.fold, markers=prepared.markers),
         )
         if pending.cancelled:  # cancel() may have come between the first look and `running`
             pending.running.cancel()

@@ -32,6 +32,7 @@ class ChainSampler:
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._closed = False
+        self.needs_possible: bool = _measures_entropy(options)
         self.chain: ctypes.c_void_p = lib.llama_sampler_chain_init(params)
         for sampler in _samplers(lib, model, options):
             lib.llama_sampler_chain_add(self.chain, sampler)
@@ -39,7 +40,7 @@ class ChainSampler:
             self.accept(token)
 
     def accept(self, token: int) -> None:
-        """Take note of a prompt token."""
+        """Take note of a token that was not sampled."""
         self._lib.llama_sampler_accept(self.chain, token)
 
     def close(self) -> None:
@@ -47,6 +48,11 @@ class ChainSampler:
         if not self._closed:
             self._closed = True
             self._lib.llama_sampler_free(self.chain)
+
+
+def _measures_entropy(options: RequestOptions) -> bool:
+    """Whether some sampler takes logarithms of probabilities, which are minus infinity for impossible tokens."""
+    return options.typical_p < 1 or options.mirostat != 0 or options.dynatemp_range > 0 or options.top_n_sigma >= 0
 
 
 def check_bias(options: RequestOptions, n_vocab: int) -> None:

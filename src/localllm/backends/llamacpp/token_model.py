@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from localllm.backends.llamacpp.bindings import ContextParams, KvType, NativeContext, NativeModel
+from localllm.backends.llamacpp.constraint import GrammarConstraint
+from localllm.backends.llamacpp.logits import Candidates, LogProbabilities, forbid, logits_at
+from localllm.backends.llamacpp.rope import Rope
 from localllm.backends.llamacpp.sampling import ChainSampler
 from localllm.chat.vocabulary import is_structure
+from localllm.engine.constraint import Constraint
 from localllm.engine.host_cache import BLOCK_TOKENS
-from localllm.engine.model import Sampler, TokenContext, Work
+from localllm.engine.model import Distribution, Sampler, TokenContext, Work
 from localllm.options import RequestOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_FEW = 4
+"""A grammar that leaves less than one in so many tokens leaves few: where both ways were measured to cost the same."""
 
 
 @frozen(kw_only=True)
@@ -24,6 +36,7 @@ class Compute:
         n_outputs: Tokens of a batch at most whose logits are wanted.
         kv_type: Precision of the KV cache.
         flash_attention: Whether attention is computed in one fused step.
+        rope: How positions are encoded.
     """
 
     threads: int
@@ -31,6 +44,7 @@ class Compute:
     n_outputs: int
     kv_type: KvType
     flash_attention: bool
+    rope: Rope = Rope()
 
 
 class LlamaContext:
@@ -52,6 +66,8 @@ class LlamaContext:
         self._native = native
         self.n_cells = n_cells
         self.n_sequences = n_sequences
+        self._n_vocab = native.n_vocab
+        self._candidates: Candidates | None = None
         self._scratch = n_sequences
         self._has_twins = native.n_sequences > n_sequences + 1
 
@@ -103,11 +119,33 @@ class LlamaContext:
         """Free it."""
         self._native.close()
 
-    def sample(self, output: int, sampler: Sampler) -> int:
-        """Choose the next token from the logits at `output` of the last batch."""
+    def sample(self, output: int, sampler: Sampler, constraint: Constraint | None = None) -> int:
+        """Choose the next token from the logits at `output` of the last batch; see `TokenContext.sample`.
+
+        A grammar's mask is put on the logits themselves. Where it leaves few tokens, the chain is given those alone,
+        which is faster; and so it is where a sampler cannot do with impossible tokens: they make NaN of its entropy.
+        """
         if not isinstance(sampler, ChainSampler):
             raise TypeError(f"a llama.cpp context samples with a ChainSampler, not {type(sampler).__name__}")
+        if constraint is None:
+            return self._native.sample(output, sampler.chain)
+        if not isinstance(constraint, GrammarConstraint):
+            raise TypeError(f"a llama.cpp context knows a GrammarConstraint, not a {type(constraint).__name__}")
+        allowed = constraint.allowed()
+        logits = self._logits(output)
+        if sampler.needs_possible or int(allowed.sum()) < self._n_vocab // _FEW:
+            if self._candidates is None:
+                self._candidates = Candidates(self._n_vocab)
+            return self._candidates.choose(sampler.chain, allowed.nonzero()[0], logits)
+        forbid(logits, allowed)
         return self._native.sample(output, sampler.chain)
+
+    def distribution(self, output: int) -> Distribution:
+        """Return the raw distribution at `output` of the last batch."""
+        return LogProbabilities(self._logits(output))
+
+    def _logits(self, output: int) -> NDArray[np.float32]:
+        return logits_at(self._native.logits_address(output), self._n_vocab)
 
 
 class LlamaTokenModel:
@@ -129,6 +167,14 @@ class LlamaTokenModel:
         """Return what the token stands for in text."""
         return self._native.piece(token)
 
+    def spell(self, token: int) -> bytes:
+        """Return the token's text, control tokens spelled out."""
+        return self._native.detokenize((token,))
+
+    def encode_markup(self, text: str) -> Sequence[int]:
+        """Return the tokens of a text of ours, in which control tokens are spelled out."""
+        return self._native.tokenize(text, parse_special=True)
+
     def is_end(self, token: int) -> bool:
         """Whether the token ends a turn."""
         return token in self._ends
@@ -146,6 +192,7 @@ class LlamaTokenModel:
                 threads=compute.threads,
                 kv_type=compute.kv_type,
                 flash_attention=compute.flash_attention,
+                rope=compute.rope,
             ),
         )
         return LlamaContext(native, n_sequences, n_cells)

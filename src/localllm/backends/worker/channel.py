@@ -7,7 +7,7 @@ import time
 from queue import SimpleQueue
 from typing import Protocol
 
-from localllm.backends.worker.codec import CodecError, child_codec, parent_codec
+from localllm.backends.worker.codec import Codec, CodecError, child_codec, parent_codec
 from localllm.backends.worker.frames import FrameError, FrameReader, framed
 from localllm.backends.worker.messages import ToChild, ToParent
 from localllm.backends.worker.pipes import read_some, write_all
@@ -25,7 +25,7 @@ class Receiver(Protocol):
         """A message cannot be sent; on the writer's thread."""
 
     def on_broken(self, error: LocalLLMError) -> None:
-        """What has come is no message; on the reader's thread, before `on_end`."""
+        """What has come is no message, or nothing can be sent at all; on a thread of the channel's, before `on_end`."""
 
     def on_end(self, code: int, lines: tuple[str, ...], pending_bytes: int) -> None:
         """The process has ended; on the reader's thread, the last call.
@@ -85,8 +85,9 @@ class Channel:
         return threading.current_thread() in (self._reader, self._writer)
 
     def _read(self) -> None:
-        frames, codec = FrameReader(), parent_codec()
+        frames = FrameReader()
         try:
+            codec = parent_codec()
             while data := read_some(self._process.out_fd):
                 self._handing_over = True
                 for payload in frames.feed(data):
@@ -111,7 +112,14 @@ class Channel:
         self._receiver.on_end(code, self._process.last_lines, pending_bytes)
 
     def _write(self) -> None:
-        codec = child_codec()
+        try:
+            self._send_all(child_codec())
+        except Exception as exc:  # noqa: BLE001  # without its writer a worker is of no use
+            error = WorkerProtocolError(f"nothing can be sent to the worker (pid {self.pid}): {exc!r}")
+            error.__cause__ = exc
+            self._receiver.on_broken(error)
+
+    def _send_all(self, codec: Codec[ToChild]) -> None:
         while (message := self._outbound.get()) is not None:
             try:
                 frame = framed(codec.encode(message))

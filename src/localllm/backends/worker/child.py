@@ -83,6 +83,7 @@ class Child:
 
     def run(self) -> None:
         """Serve until the parent closes, or a start fails."""
+        child_codec(), parent_codec()  # here, where a failure ends the process, and not in a thread alone
         writer = threading.Thread(target=self._write, name="worker-write", daemon=True)
         writer.start()
         threading.Thread(target=self._read, name="worker-read", daemon=True).start()

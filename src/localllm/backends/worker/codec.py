@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar, cast
@@ -18,9 +18,11 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from cattrs.preconf.msgspec import MsgspecJsonConverter, make_converter
 from cattrs.strategies import configure_tagged_union
 
+from localllm._json import JsonValue
 from localllm.backends.base import ModelSpec
 from localllm.backends.worker.failures import to_error, to_failure
 from localllm.backends.worker.messages import Failure, Finding, Question, ToChild, ToParent
+from localllm.chat.definitions import ToolDefinition
 from localllm.errors import LocalLLMError
 from localllm.types import BackendEvent, ToolCall
 
@@ -99,6 +101,9 @@ def _converter() -> MsgspecJsonConverter:
     converter.register_structure_hook(Path, lambda value, _: Path(os.fsdecode(_bytes(value))))
     converter.register_unstructure_hook(ToolCall, _from_call)
     converter.register_structure_hook(ToolCall, lambda value, _: _to_call(value))
+    # by functions, since cattrs resolves the annotations of a class, and JSON's recursive type has a name of its own
+    converter.register_unstructure_hook_func(lambda kind: kind is ToolDefinition, _from_definition)
+    converter.register_structure_hook_func(lambda kind: kind is ToolDefinition, lambda value, _: _to_definition(value))
     converter.register_unstructure_hook_func(_is_error, lambda error: converter.unstructure(to_failure(error)))
     converter.register_structure_hook_func(
         _is_error, lambda value, _: to_error(converter.structure(_map(value), Failure))
@@ -148,7 +153,7 @@ def _bytes(value: object) -> bytes:
     return value
 
 
-def _map(value: object) -> Mapping[str, object]:
+def _map(value: object) -> dict[str, JsonValue]:
     if not isinstance(value, dict):
         raise TypeError(f"{value!r:.80} is no map")
     return value
@@ -163,6 +168,18 @@ def _to_call(value: object) -> ToolCall:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.80} is no tool call")
     return ToolCall.from_dict(json.loads(value))
+
+
+def _from_definition(tool: ToolDefinition) -> list[object]:
+    return [tool.name, tool.description, json.dumps(dict(tool.parameters)), tool.strict]  # as JSON, as above
+
+
+def _to_definition(value: object) -> ToolDefinition:
+    match value:
+        case [str(name), str(description), str(parameters), bool(strict)]:
+            return ToolDefinition(name, description, _map(json.loads(parameters)), strict)
+        case _:
+            raise TypeError(f"{value!r:.80} is no tool definition")
 
 
 def _is_error(kind: object) -> bool:

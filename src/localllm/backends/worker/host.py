@@ -26,12 +26,15 @@ from localllm.backends.worker.messages import (
     Generate,
     Load,
     LoadedIn,
+    LoadState,
     Progress,
     PromptIs,
     Question,
     Render,
+    SaveState,
     Start,
     Started,
+    StateIs,
     Stats,
     StatsAre,
     TextIs,
@@ -162,6 +165,10 @@ class Host:
                 return PromptIs(model.render(question.messages))
             case Stats():
                 return StatsAre(model.stats())
+            case SaveState():
+                return StateIs(model.save_state(question.request, question.path, question.offset))
+            case LoadState():
+                return StateIs(model.load_state(question.path))
             case _:
                 assert_never(question)
 

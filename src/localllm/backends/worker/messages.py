@@ -10,6 +10,7 @@ and `Logged` come at any time.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeAlias
 
 from attrs import frozen
@@ -18,6 +19,7 @@ from localllm.backends.base import GenerateRequest, LoadProgress, ModelSpec
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.models.info import ModelInfo
+from localllm.saved.state import StateUse
 from localllm.types import BackendEvent, Message
 
 PROTOCOL = 1
@@ -132,7 +134,23 @@ class Stats:
     """A question: the figures so far."""
 
 
-Question: TypeAlias = Tokenize | Detokenize | Render | Stats
+@frozen
+class SaveState:
+    """A question that writes what is cached of a prompt into a file."""
+
+    request: GenerateRequest
+    path: Path
+    offset: int
+
+
+@frozen
+class LoadState:
+    """A question that takes a state from a saved session."""
+
+    path: Path
+
+
+Question: TypeAlias = Tokenize | Detokenize | Render | Stats | SaveState | LoadState
 
 
 @frozen
@@ -236,7 +254,14 @@ class StatsAre:
     stats: ModelStats
 
 
-Finding: TypeAlias = TokensAre | TextIs | PromptIs | StatsAre
+@frozen
+class StateIs:
+    """An answer to `SaveState` and `LoadState`."""
+
+    use: StateUse
+
+
+Finding: TypeAlias = TokensAre | TextIs | PromptIs | StatsAre | StateIs
 
 
 @frozen

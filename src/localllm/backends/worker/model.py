@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from localllm.backends.base import GenerateHandle, GenerateRequest, LoadedModel, Sink
 from localllm.backends.worker.info import WorkerInfo
 from localllm.backends.worker.messages import (
     Detokenize,
+    LoadState,
     PromptIs,
     Question,
     Render,
+    SaveState,
+    StateIs,
     Stats,
     StatsAre,
     TextIs,
@@ -24,6 +28,7 @@ from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import InvalidOptionError, LocalLLMError, WorkerProtocolError
 from localllm.models.info import ModelInfo
+from localllm.saved.state import StateUse
 from localllm.types import Message
 
 _F = TypeVar("_F")
@@ -70,6 +75,14 @@ class WorkerModel(LoadedModel):
         """Return the exact prompt; see `LoadedModel.render`."""
         return self._ask(Render(tuple(messages)), PromptIs).prompt
 
+    def save_state(self, request: GenerateRequest, path: Path, offset: int) -> StateUse:
+        """Have the worker write what is cached of a prompt; see `LoadedModel.save_state`."""
+        return self._ask(SaveState(request, path.absolute(), offset), StateIs).use
+
+    def load_state(self, path: Path) -> StateUse:
+        """Have the worker take a state; see `LoadedModel.load_state`."""
+        return self._ask(LoadState(path.absolute()), StateIs).use
+
     def stats(self) -> ModelStats:
         """Return the figures of the worker that runs now, or the last that were known of it."""
         link = self._supervisor.running
@@ -81,6 +94,14 @@ class WorkerModel(LoadedModel):
         elif self._supervisor.last_stats != ModelStats():
             self._stats = self._supervisor.last_stats
         return self._stats
+
+    def on_restart(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called whenever a new worker has taken over; see `LoadedModel.on_restart`."""
+        self._supervisor.on_restart = tell
+
+    def memory_bytes(self) -> int:
+        """Return the worker's memory as of its last heartbeat, mapped weights not counted."""
+        return self._supervisor.info().memory_bytes
 
     def worker(self) -> WorkerInfo:
         """Return what there is to see of the worker."""

@@ -67,7 +67,8 @@ def _join(run: list[Entry]) -> Entry:
     deltas = [entry.event for entry in run if isinstance(entry, EventOf) and isinstance(entry.event, TextDelta)]
     text = "".join([delta.text for delta in deltas])
     tokens = tuple([token for delta in deltas for token in delta.token_ids])
-    return EventOf(last.id, TextDelta(text, last.event.segment, tokens))
+    logprobs = tuple([logprob for delta in deltas for logprob in delta.logprobs])
+    return EventOf(last.id, TextDelta(text, last.event.segment, tokens, logprobs))
 
 
 class Outbox:

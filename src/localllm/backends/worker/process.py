@@ -22,6 +22,13 @@ from localllm.errors import WorkerStartError
 _log = logging.getLogger("localllm.worker")
 logging.getLogger("localllm").addHandler(logging.NullHandler())  # else `logging` prints warnings to the terminal
 
+SPINS = 1000
+"""How often one of llama.cpp's threads looks for the others at a barrier before it sleeps (GOMP_SPINCOUNT).
+
+libgomp's own choice, 300,000, burns the time that the late thread needs whenever another program runs: on two cores
+beside one busy process, streams stood still for up to seconds. This is as fast when quiet: `python -m bench.spin`.
+"""
+
 LAST_LINES = 20
 """Lines of the worker's stderr that an error shows."""
 
@@ -208,6 +215,8 @@ def python_path() -> str | None:
 def _command(interpreter: str | None) -> tuple[list[str], dict[str, str]]:
     """Return the command line and the environment of a worker."""
     environment = dict(os.environ)
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", str(SPINS))
     if interpreter is None:
         if getattr(sys, "frozen", False):
             raise WorkerStartError(

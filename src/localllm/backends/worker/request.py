@@ -88,8 +88,7 @@ class ActiveRequest:
                 self._note_text(event, now_s)
                 self._push(event)
             case ToolCallStarted() | ToolCallDelta() | ToolCallEnded():
-                self._begun_s = self._begun_s or now_s
-                self._token_s = now_s
+                self._note_tokens(event.token_ids, now_s)
                 self._push(event)
             case PromptProgress():
                 self._begun_s = self._begun_s or now_s
@@ -159,13 +158,16 @@ class ActiveRequest:
         return evolve(self.request.options, timeout_s=left_s)
 
     def _note_text(self, event: TextDelta, now_s: float) -> None:
+        self._chars += len(event.text)
+        self._note_tokens(event.token_ids, now_s)
+
+    def _note_tokens(self, tokens: tuple[int, ...], now_s: float) -> None:
         self._begun_s = self._begun_s or now_s
         self._first_token_s = self._first_token_s or now_s
         self._token_s = now_s
         self._deltas += 1
-        self._chars += len(event.text)
         if self.resumes:
-            self._tokens.extend(event.token_ids)
+            self._tokens.extend(tokens)
 
     def _as_seen(self, event: GenerationEnded, now_s: float) -> GenerationEnded:
         """Return an end as the caller should see it: with its own reason, and figures of all its lives."""

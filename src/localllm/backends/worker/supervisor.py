@@ -83,6 +83,8 @@ class Supervisor:
         self._numbers = itertools.count(1)
         self._inbox: SimpleQueue[Command] = SimpleQueue()
         self._done = threading.Event()
+        self.on_restart: Callable[[], object] | None = None
+        """Called when another worker has taken over, on the supervisor's thread; returns at once."""
         self.last_stats: ModelStats = ModelStats()
         """The model's figures when it was closed."""
         self._thread = threading.Thread(target=self._run, name="localllm-worker-watch", daemon=True)
@@ -327,6 +329,8 @@ class Supervisor:
             waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.put(link)
+        if self.on_restart is not None:
+            self.on_restart()
 
     def _send(self, active: ActiveRequest, link: Link) -> None:
         link.post(Generate(active.id, active.send(link)))
