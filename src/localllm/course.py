@@ -163,12 +163,13 @@ class ChatCourse:
         return Ask(self._request())
 
     def _ask(self) -> Stage:
-        size = self.history.size(self._made)
-        # Only feared, so that it is found out first: the backend would refuse what is too long, but not what leaves
-        # no room for a reply.
-        if self._shortens and self._n_ctx and size + self.reserve > self._n_ctx and self.history.cuts:
-            return self._shorten(None)
-        return Ask(self._request())
+        return self._shorten(None) if self._may_be_too_long() else Ask(self._request())
+
+    def _may_be_too_long(self) -> bool:
+        """Whether to count first: the backend would refuse what is too long, but not what leaves no room to reply."""
+        if not self._shortens or not self._n_ctx or not self.history.cuts:
+            return False
+        return self.history.size(self._made) + self.reserve > self._n_ctx
 
     def _shorten(self, refused: ContextOverflowError | None) -> Stage:
         self._tries += refused is not None

@@ -22,9 +22,8 @@ from localllm.pump import ThreadPump
 from localllm.saved.state import StateUse
 from localllm.stages import RunCalls, StageSink
 from localllm.stream import ChatStream
-from localllm.tools.approval import OnToolCall
+from localllm.tools.approval import OnToolCall, check_hook
 from localllm.tools.run import ToolRun
-from localllm.tools.signature import is_async
 from localllm.tools.threads import ThreadToolRun
 from localllm.tools.tool import Toolbox, Tools
 from localllm.turn import Turn
@@ -77,7 +76,7 @@ class ChatSession:
                 "for an AsyncModel use AsyncChatSession"
             )
         box = Toolbox.of(tools, awaits=False)
-        _check_hook(on_tool_call)
+        check_hook(on_tool_call, awaits=False)
 
         def run(stage: RunCalls, timeout_s: float | None, sink: StageSink) -> ToolRun:
             return ThreadToolRun(stage, box, on_tool_call, timeout_s, sink)
@@ -94,10 +93,7 @@ class ChatSession:
 
     @property
     def history(self) -> tuple[Message, ...]:
-        """The messages so far, the system message first; a running reply is not among them.
-
-        All of them, those that the context policy has left out of prompts by now, too.
-        """
+        """The messages so far, those left out of prompts by now, too; a running reply is not among them."""
         return self._conversation.history
 
     @property
@@ -376,17 +372,6 @@ class ChatSession:
             ClosedError: The model is closed.
         """
         self._conversation.preload(draft)
-
-
-def _check_hook(hook: OnToolCall | None) -> None:
-    given: object = hook  # what users pass may be anything
-    if given is not None and not callable(given):
-        raise InvalidOptionError(f"on_tool_call must be a function or None; got {given!r:.80}")
-    if hook is not None and is_async(hook):
-        raise InvalidOptionError(
-            "on_tool_call is a coroutine function, which a ChatSession cannot await; use an AsyncChatSession, or give "
-            "it a plain function"
-        )
 
 
 def _collect(start: Callable[[Turn], None]) -> Reply[object]:

@@ -135,9 +135,9 @@ def test_a_regenerated_reply_differs_and_the_prompt_is_cached(model: Model) -> N
 def test_the_same_seed_gives_the_same_text(model: Model) -> None:
     """In deterministic mode it is exactly the same, whatever else was asked before."""
     options = {"seed": 7, "temperature": 1.0, "max_tokens": 20, "deterministic": True}
-    first = ChatSession(model).send("Tell me about owls.", **options)  # type: ignore[arg-type]
+    first = ChatSession(model).send("Tell me about owls.", **options)  # type: ignore[call-overload]
     ChatSession(model).send("Something else.", max_tokens=4)
-    assert ChatSession(model).send("Tell me about owls.", **options).text == first.text  # type: ignore[arg-type]
+    assert ChatSession(model).send("Tell me about owls.", **options).text == first.text  # type: ignore[call-overload]
 
 
 def test_every_sampler_of_the_chain_runs(model: Model) -> None:
@@ -152,7 +152,7 @@ def test_every_sampler_of_the_chain_runs(model: Model) -> None:
     )  # fmt: skip
     together = {name: value for single in singles for name, value in single.items() if name != "mirostat"}
     for options in (*singles, together):
-        reply = ChatSession(model).send("Say something.", **{**base, **options})  # type: ignore[arg-type]
+        reply = ChatSession(model).send("Say something.", **{**base, **options})  # type: ignore[call-overload]
         assert reply.usage.completion_tokens > 0, options
 
 

@@ -232,3 +232,30 @@ def test_amount_and_pace_are_readable() -> None:
     assert pace(progress(rate_bytes_per_s=2e6, time_left_s=83.2)) == "1.9 MiB/s, 1:23 left"
     assert pace(progress(rate_bytes_per_s=2e6, time_left_s=3683)) == "1.9 MiB/s, 1:01:23 left"
     assert pace(progress(phase="retrying", detail="cut")) == "retrying: cut"
+
+
+def test_chat_fetches_without_asking_if_told_so(hub: HubServer) -> None:
+    """In a script, too: the model is there afterwards, whatever becomes of the chat."""
+    done = subprocess.run(
+        [sys.executable, "-m", "localllm.cli", "chat", "--yes", "-m", "hf:org/repo", "Hello"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1  # it is no model, only the beginning of one
+    assert "is not on this machine" not in done.stderr
+    assert main(("verify", "hf:org/repo")) == 0
+
+
+def test_chat_does_not_fetch_what_nobody_was_asked_about(hub: HubServer, capfd: pytest.CaptureFixture[str]) -> None:
+    """In a script the error says what to do; with --json, as an object."""
+    command = [sys.executable, "-m", "localllm.cli", "chat", "-m", "hf:org/repo"]
+    for options in ((), ("--json",)):
+        done = subprocess.run([*command, *options], input="Hello", capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "nobody can be asked whether to fetch it; say --yes, or fetch it first" in done.stderr
+        if options:
+            assert json.loads(done.stdout)["error"]["type"] == "ModelNotFoundError"
+    assert main(("verify", "hf:org/repo")) == 1
+    assert "is not on this machine" in capfd.readouterr().err

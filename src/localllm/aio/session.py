@@ -24,7 +24,7 @@ from localllm.options import GenerationOptions
 from localllm.outcome import plain
 from localllm.saved.state import StateUse
 from localllm.stages import RunCalls, StageSink
-from localllm.tools.approval import AsyncOnToolCall
+from localllm.tools.approval import AsyncOnToolCall, check_hook
 from localllm.tools.run import ToolRun
 from localllm.tools.tool import Toolbox, Tools
 from localllm.turn import Turn
@@ -47,8 +47,7 @@ class AsyncChatSession:
         tools: What the model may call: functions with types and a docstring, `Tool`s, or `ToolDefinition`s, whose calls
             are returned. Coroutine functions run on the event loop, others on threads, those of one reply side by side.
         on_tool_call: Asked before each call is run, on the event loop; may be a coroutine function. Returns None to
-            approve, a ToolCall to run in its place, or a ToolRefusal. What it raises cancels the reply and is raised
-            where that is awaited.
+            approve, a ToolCall to run in its place, or a ToolRefusal. What it raises cancels the reply.
         overflow: What to do when the conversation is longer than the context window: "error" raises
             ContextOverflowError; "drop_oldest" leaves the oldest turns out of prompts; "summarize" has the model
             summarize those; a function is given the conversation and returns what the model is to read. The system
@@ -78,9 +77,7 @@ class AsyncChatSession:
                 "for a Model use ChatSession"
             )
         box = Toolbox.of(tools, awaits=True)
-        given: object = on_tool_call  # what users pass may be anything
-        if given is not None and not callable(given):
-            raise InvalidOptionError(f"on_tool_call must be a function or None; got {given!r:.80}")
+        check_hook(on_tool_call, awaits=True)
 
         def run(stage: RunCalls, timeout_s: float | None, sink: StageSink) -> ToolRun:
             return LoopToolRun(stage, box, on_tool_call, timeout_s, sink)
@@ -98,10 +95,7 @@ class AsyncChatSession:
 
     @property
     def history(self) -> tuple[Message, ...]:
-        """The messages so far, the system message first; a running reply is not among them.
-
-        All of them, those that the context policy has left out of prompts by now, too.
-        """
+        """The messages so far, those left out of prompts by now, too; a running reply is not among them."""
         return self._conversation.history
 
     @property

@@ -15,8 +15,8 @@ from localllm.errors import ContextOverflowError, InvalidPromptError
 from localllm.types import Message
 
 KEEP = 0.7
-"""The part of the room for prompts that is filled at most after turns were left out (a guess): the rest is for the turns
-to come, which find what is kept in the cache until it is full again."""
+"""The part of the room for prompts that is filled at most after turns were left out (a guess): the rest is for turns to
+come, which find what is kept in the cache until it is full again."""
 
 SUMMARY_TOKENS = 200
 """Tokens of a summary at most, but an eighth of the window."""

@@ -83,7 +83,7 @@ def offer(store: ModelStore, ref: str, terminal: Terminal, *, yes: bool = False)
         if not yes and not terminal.interactive:
             raise ModelNotFoundError(
                 f"{ref} is not on this machine, and here nobody can be asked whether to fetch it; "
-                f"say --yes, or fetch it first: localllm pull {ref}"
+                f"say --yes, or fetch it first: `localllm pull {ref}`"
             ) from exc
     else:
         return

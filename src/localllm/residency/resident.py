@@ -83,7 +83,7 @@ class Resident:
         self._loader: threading.Thread | None = None
         self._info: ModelInfo | None = None
         self._before = ModelStats()
-        self._requests = Requests(number, board, clock, owner.idle)
+        self.requests = Requests(number, board, clock, owner.idle)
         self._holds = 0
         self._granted = False
         self._freed = threading.Event()
@@ -126,11 +126,11 @@ class Resident:
         Raises:
             ClosedError: The model or the handle is closed.
         """
-        ticket = Ticket(request, sink, lease, self._requests.ended, self._clock.now())
+        ticket = Ticket(request, sink, lease, self.requests.ended, self._clock.now())
         with self._lock:
             self.check_open(lease)
             loaded = self._loaded if self._state == "ready" else None
-            self._requests.add(ticket, in_line=loaded is None)
+            self.requests.add(ticket, in_line=loaded is None)
             if loaded is None:
                 self._wanted()
                 self._start_if_due()
@@ -141,7 +141,7 @@ class Resident:
         try:
             ticket.send(loaded)
         except BaseException:
-            self._requests.ended(ticket)
+            self.requests.ended(ticket)
             raise
         return ticket
 
@@ -154,12 +154,12 @@ class Resident:
         finally:
             with self._lock:
                 self._holds -= 1
-            self._requests.used()
+            self.requests.used()
 
     def stats(self) -> ModelStats:
         """Return the figures of all the times that it was in memory."""
         with self._lock:
-            loaded, before, waiting = self._loaded, self._before, self._requests.waiting
+            loaded, before, waiting = self._loaded, self._before, self.requests.waiting
         return total(before, ModelStats(waiting=waiting) if loaded is None else loaded.stats())
 
     def memory(self) -> int:
@@ -180,17 +180,7 @@ class Resident:
         in_use = "loading" if state == "loading" else ""
         if state == "ready" and (busy or self.pinned):
             in_use = "busy" if busy else "pinned"
-        return Occupant(
-            id=self.id,
-            name=self.spec.ref,
-            memory_bytes=self.memory(),
-            last_used_s=self._requests.last_used_s,
-            in_use=in_use,
-        )
-
-    def cancel_of(self, lease: Handle) -> None:
-        """Cancel the requests of one handle."""
-        self._requests.cancel_of(lease)
+        return Occupant(self.id, self.spec.ref, self.memory(), self.requests.last_used_s, in_use)
 
     def unload(self, reason: UnloadReason, *, force: bool = False) -> bool:
         """Free the memory, for now; waits until that is done, also by another thread.
@@ -245,7 +235,7 @@ class Resident:
         None means that there is nothing to look after, -math.inf that the model has been idle for long enough.
         """
         with self._lock:
-            line, state, busy = self._requests.line(), self._state, self._busy
+            line, state, busy = self.requests.line(), self._state, self._busy
         next_s = expire(line, now_s)
         if next_s < math.inf:
             return next_s
@@ -253,7 +243,7 @@ class Resident:
             return None
         if busy:
             return math.inf
-        until_s = self._requests.last_used_s + keep_alive_s
+        until_s = self.requests.last_used_s + keep_alive_s
         return until_s if until_s > now_s else -math.inf
 
     def close(self) -> None:
@@ -264,7 +254,7 @@ class Resident:
         with self._lock:
             first, self._closed = not self._closed, True
             load, loaded, loading = self._load, self._loaded, self._state == "loading"
-            line = self._requests.take_line()
+            line = self.requests.take_line()
             if first and loaded is not None:
                 self._board.post(Unloading(id=self.id, ref=self.spec.ref, reason="closed"))
         if load is not None:
@@ -331,7 +321,7 @@ class Resident:
 
     @property
     def _busy(self) -> bool:
-        return self._requests.busy or self._holds > 0
+        return self.requests.busy or self._holds > 0
 
     def _wanted(self) -> LoadUnderWay:
         """Return the load under way, or the next one; the lock is held."""
@@ -374,7 +364,7 @@ class Resident:
             self._came(load, loaded, info)
 
     def _came(self, load: LoadUnderWay, loaded: LoadedModel, info: ModelInfo) -> None:
-        self._requests.used()
+        self.requests.used()
         with self._lock:
             self._info = info
             if not self._closed:
@@ -385,7 +375,7 @@ class Resident:
                 closed = self._closed
                 if closed:
                     break
-                ticket = self._requests.next_in_line()
+                ticket = self.requests.next_in_line()
                 if ticket is None:  # whoever comes from here on goes straight to the model
                     self._loaded, self._load, self._state = loaded, None, "ready"
                     break
@@ -397,7 +387,7 @@ class Resident:
 
     def _failed(self, load: LoadUnderWay, error: LocalLLMError) -> None:
         with self._lock:
-            line = self._requests.take_line()
+            line = self.requests.take_line()
             self._load, self._state, self._granted = None, "failed", False
             if not self._closed:
                 self._board.post(Failed(id=self.id, ref=self.spec.ref, error=error))

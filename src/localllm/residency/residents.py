@@ -121,7 +121,7 @@ class Residents:
         if not last:
             if lease.pinned:
                 self.pin(lease, False)
-            resident.cancel_of(lease)
+            resident.requests.cancel_of(lease)
             return
         try:
             resident.close()
@@ -131,7 +131,6 @@ class Residents:
 
     def pin(self, lease: Lease, pinned: bool) -> None:
         """Note whether a handle wants its model to stay in memory."""
-        resident = lease.resident
         with self._lock:
             lease.pinned = pinned
             self._pinned(lease.resident)

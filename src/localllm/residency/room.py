@@ -9,7 +9,7 @@ from attrs import frozen
 from localllm.errors import InsufficientMemoryError
 
 
-@frozen(kw_only=True)
+@frozen
 class Occupant:
     """A model in memory, or on its way into or out of it.
 

@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 from localllm._json import check_text
 from localllm.errors import InvalidOptionError, ToolRefusedError
 from localllm.tools.results import failed
+from localllm.tools.signature import is_async
 from localllm.types import ToolCall, ToolResult
 
 
@@ -32,6 +33,18 @@ OnToolCall: TypeAlias = Callable[[ToolCall], Approval]
 
 AsyncOnToolCall: TypeAlias = Callable[[ToolCall], Approval | Awaitable[Approval]]
 """The same in an async session, where it may be a coroutine function; else it is called in the event loop's thread."""
+
+
+def check_hook(hook: AsyncOnToolCall | None, *, awaits: bool) -> None:
+    """Raise InvalidOptionError unless `hook` can be asked; a coroutine function only by a session that `awaits`."""
+    given: object = hook  # what users pass may be anything
+    if given is not None and not callable(given):
+        raise InvalidOptionError(f"on_tool_call must be a function or None; got {given!r:.80}")
+    if hook is not None and is_async(hook) and not awaits:
+        raise InvalidOptionError(
+            "on_tool_call is a coroutine function, which a ChatSession cannot await; use an AsyncChatSession, or give "
+            "it a plain function"
+        )
 
 
 def decided(call: ToolCall, answer: object) -> ToolCall | ToolResult:

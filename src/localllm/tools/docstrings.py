@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from attrs import field, frozen
-from docstring_parser import Docstring, ParseError, parse
+
+if TYPE_CHECKING:
+    from docstring_parser import Docstring
 
 
 @frozen
@@ -26,6 +29,8 @@ def described(docstring: str | None) -> Described:
     """Read a docstring in Google's, NumPy's or Sphinx's style; one in no style at all is text."""
     if not docstring:
         return Described()
+    from docstring_parser import ParseError, parse  # for those who have tools
+
     cleaned = inspect.cleandoc(docstring)
     try:
         parsed = parse(cleaned)

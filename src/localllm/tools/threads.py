@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextvars
 import inspect
 from collections import deque
-from threading import Thread, Timer
+from threading import Thread
 
+from localllm.backends.clock import Bell
 from localllm.errors import ToolError
 from localllm.stages import RunCalls, StageSink
 from localllm.tools.approval import OnToolCall, decided
@@ -35,7 +36,7 @@ class ThreadToolRun(ToolRun):
         super().__init__(stage, box, timeout_s, sink)
         self._hook = hook
         self._waiting = deque(enumerate(stage.calls))
-        self._timers: dict[int, Timer] = {}
+        self._bells: dict[int, Bell] = {}  # a time limit's: rung when it is of no interest any more
         if hook is None:
             for place, call in enumerate(stage.calls):
                 self._start(place, call)
@@ -60,9 +61,8 @@ class ThreadToolRun(ToolRun):
         if tool is None:
             return
         if self._limit_s is not None:
-            timer = self._timers[place] = Timer(self._limit_s, lambda: self._end(place, self._late(call)))
-            timer.daemon = True
-            timer.start()
+            bell = self._bells[place] = Bell()  # a Timer's cancel takes a lock, which a finalizer must not
+            Thread(target=self._watch, args=(place, call, bell), name="localllm-tool-limit", daemon=True).start()
         # Context variables go along, as with asyncio.to_thread: a request's id, say, or a language.
         work = contextvars.copy_context().run
         Thread(
@@ -70,14 +70,17 @@ class ThreadToolRun(ToolRun):
         ).start()
 
     def _work(self, place: int, tool: Tool, call: ToolCall) -> None:
-        result = run_call(tool, call)
-        if (timer := self._timers.get(place)) is not None:
-            timer.cancel()
-        self._end(place, result)
+        self._end(place, run_call(tool, call))
+        if (bell := self._bells.get(place)) is not None:
+            bell.ring()
+
+    def _watch(self, place: int, call: ToolCall, bell: Bell) -> None:
+        bell.wait(self._limit_s)
+        self._end(place, self._late(call))  # of no effect on a call that has ended
 
     def _stop(self) -> None:
-        for timer in list(self._timers.values()):
-            timer.cancel()
+        for bell in list(self._bells.values()):
+            bell.ring()
 
 
 def run_call(tool: Tool, call: ToolCall) -> ToolResult:

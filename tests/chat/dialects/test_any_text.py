@@ -61,7 +61,7 @@ def test_any_text_is_taken_apart_without_loss_however_it_is_cut(name: str) -> No
     """`take` holds that the pieces put together are the text, and that the events tell of the calls there are."""
     dialect = DIALECTS[name]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(_cut(name), st.booleans(), st.booleans())
     def check(cut: tuple[str, list[str]], in_thought: bool, exact: bool) -> None:
         text, parts = cut

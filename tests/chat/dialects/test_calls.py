@@ -121,13 +121,13 @@ def test_line_breaks_inside_of_strings_are_taken() -> None:
             "kimi-k2",
             "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:7<|tool_call_argument_begin|>{}<|tool_call_end|>"
             "<|tool_call_begin|>functions.now:7<|tool_call_argument_begin|>{}<|tool_call_end|>",
-            ["functions.now:7", "call00003"],
+            ["functions.now:7", "functions.now:3"],
         ),
         ("command-r7b", '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "now", "parameters": {}}]', ["call00002"]),
     ],
 )
 def test_ids_are_the_family_s_own_or_made_and_unique_in_the_conversation(name: str, reply: str, ids: list[str]) -> None:
-    """Made ones have nine letters and digits, which every family takes, and depend on nothing but the history."""
+    """Made ones have nine letters and digits, which most families take, and depend on nothing but the history."""
     for _ in range(2):
         parser = DIALECTS[name].parser(TOOLS, taken_ids=["taken", "call00001"])
         parser.push(reply)

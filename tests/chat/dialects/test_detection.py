@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from localllm._json import JsonValue
 from localllm.chat.dialects import dialect_of
+from localllm.messages import ToolCall
 from tests.chat import huggingface
-from tests.chat.dialects.rows import CALLS, TOOLS, plain, take
+from tests.chat.dialects.rows import CALLS, DIALECTS, TOOLS, plain, take
 
 EXPECTED = {
     "Apertus-8B-Instruct": "apertus",
@@ -260,3 +262,14 @@ def test_signs_of_control_tokens_are_told(templates: dict[str, str]) -> None:
     assert {'<|"|>', "<|tool_call>", "<tool_call|>"} <= set(dialect_of(templates["google-gemma-4-31B-it"]).markers)
     assert "｜DSML｜" in dialect_of(templates["deepseek-ai-DeepSeek-V4"]).markers
     assert "]<]minimax[>[" in dialect_of(templates["MiniMax-M3"]).markers
+
+
+def test_the_table_in_the_docs_is_the_table() -> None:
+    """Every family is there, with the marks of its thoughts and a call as it writes it."""
+    page = Path(__file__).parents[3].joinpath("docs", "tools-dialects.md").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if line.startswith("| ")}
+    for name, dialect in DIALECTS.items():
+        call = ToolCall("f", {"a": "x"}, "functions.f:0" if dialect.syntax.calls.header_is_id else "abcdefghi")
+        thought = dialect.syntax.thought
+        for shown in (dialect.write_calls([call]), thought.open if thought else "", thought.close if thought else ""):
+            assert shown.replace("|", "\\|").replace("\n", "⏎") in rows[name]

@@ -122,8 +122,8 @@ class Supervisor:
 
     @property
     def running(self) -> Link | None:
-        """The worker, if there is one."""
-        return self._link
+        """The worker, if there is one, and it is this process's."""
+        return self._link if os.getpid() == self._pid else None
 
     @property
     def closed(self) -> bool:

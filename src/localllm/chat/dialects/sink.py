@@ -16,7 +16,7 @@ class CallSink:
 
     Args:
         tools: The tools that there are.
-        new_id: How an id is made, with {number}.
+        new_id: How an id is made, with {number} and {name}.
         taken_ids: Ids of earlier calls.
         tell: Told of each event.
     """
@@ -55,7 +55,7 @@ class CallSink:
 
     def _make_id(self) -> str:
         number = len(self._taken)
-        while (made := self._new_id.format(number=number)) in self._taken:
+        while (made := self._new_id.format(number=number, name=self._name)) in self._taken:
             number += 1
         return made
 

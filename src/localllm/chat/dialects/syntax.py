@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import frozen
 
 CallForm = Literal["object", "keyed", "named", "tagged", "literal", "python", "nested"]
 """What a call looks like:
@@ -78,7 +78,7 @@ class CallSyntax:
         param_between: Tagged: what stands between two arguments.
         quotes: Literal: what a text stands between.
         namespace: Nested: what stands before each mark.
-        new_id: How an id is made for a call that has none, with {number}.
+        new_id: How an id is made for a call that has none, with {number} and {name}.
     """
 
     form: CallForm
@@ -106,7 +106,7 @@ class CallSyntax:
     param_between: str = ""
     quotes: str = '"'
     namespace: str = ""
-    new_id: str = field(default="call{number:05d}")
+    new_id: str = "call{number:05d}"
 
 
 @frozen(kw_only=True)

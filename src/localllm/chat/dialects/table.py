@@ -55,6 +55,7 @@ TABLE: tuple[tuple[tuple[str, ...], DialectSyntax], ...] = (
                 open="<|tool_call_begin|>",
                 header="functions.{name}:{index}",
                 header_is_id=True,
+                new_id="functions.{name}:{number}",
                 name_end="<|tool_call_argument_begin|>",
                 close="<|tool_call_end|>",
                 repeat="call",
