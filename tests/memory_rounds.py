@@ -10,6 +10,7 @@ import json
 import random
 import sys
 import threading
+from collections.abc import Callable
 
 from localllm import ChatSession, Model, ModelConfig, ModelManager
 
@@ -46,6 +47,16 @@ def start_and_cancel(model: Model, count: int, chance: random.Random) -> None:
             _ = stream.reply
 
 
+def grown(action: Callable[[], object], times: int) -> int:
+    """Do something `times` times, after a few for the heap to settle; return the bytes that it has grown by."""
+    before = 0
+    for rounds in (4, times):
+        before = pss_bytes()
+        for _ in range(rounds):
+            action()
+    return pss_bytes() - before
+
+
 def main() -> None:
     """Print the growth in bytes of each kind of rounds."""
     cancels, loads = int(sys.argv[1]), int(sys.argv[2])
@@ -59,18 +70,14 @@ def main() -> None:
         assert ChatSession(model).send("Say hi.", max_tokens=4).text
         growth["cancels"] = pss_bytes() - before
         model.close()
-        for rounds in (3, loads):
-            before = pss_bytes()
-            for _ in range(rounds):
-                models.load("smollm2-135m", config=CONFIG).close()
-        growth["loads"] = pss_bytes() - before
+        growth["loads"] = grown(lambda: models.load("smollm2-135m", config=CONFIG).close(), loads)
         model = models.load("smollm2-135m", config=CONFIG)
-        for rounds in (3, loads):
-            before = pss_bytes()
-            for _ in range(rounds):
-                models.unload(model)
-                assert model.tokenize("back")
-        growth["unloads"] = pss_bytes() - before
+
+        def leave_and_return() -> None:
+            models.unload(model)
+            assert model.tokenize("back")
+
+        growth["unloads"] = grown(leave_and_return, loads)
     print(json.dumps(growth))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
+from localllm.backends.worker.process import SPINS
+
 ROOT = Path(__file__).parents[1]
 MEGABYTE = 1 << 20
 
@@ -30,7 +32,8 @@ def run(threads: int, chats: int, *, warm_up: int = 0, seed: int = 1) -> Figures
     """Run a crowd in a process of its own.
 
     glibc keeps what is freed, up to a dozen megabytes of it here, and gives some back now and then: that is neither use
-    nor a leak, and would hide one. With a fixed threshold large blocks go back to the system at once.
+    nor a leak, and would hide one. With a fixed threshold large blocks go back to the system at once. Threads spin as
+    little as in a worker, so that a busy machine does not make it take forever.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.crowd_rounds", *map(str, (threads, chats, warm_up, seed))],
@@ -38,13 +41,13 @@ def run(threads: int, chats: int, *, warm_up: int = 0, seed: int = 1) -> Figures
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)},
+        env={"GOMP_SPINCOUNT": str(SPINS), **os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)},
     )
     assert done.returncode == 0, done.stderr
     return Figures(**json.loads(done.stdout))
 
 
-@pytest.mark.parametrize(("chats", "seed"), [(4, 1), (3, 1001), (3, 2001)])
+@pytest.mark.parametrize(("chats", "seed"), [(3, 1), (3, 1001), (2, 2001), (2, 3001)])
 def test_a_crowd_gets_the_texts_that_each_would_get_alone(chats: int, seed: int) -> None:
     """16 threads, with cancels, forks and async users: no cross-talk, no error, nothing left running.
 

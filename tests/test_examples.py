@@ -22,6 +22,7 @@ from localllm import AsyncModelManager, BackendError, FakeBackend, FakeReply, Mo
 ROOT = Path(__file__).parent.parent
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BATCH_BLOCKS = CODE.findall((ROOT / "docs" / "batch.md").read_text())
+MANAGER_BLOCKS = CODE.findall((ROOT / "docs" / "manager.md").read_text())
 README_BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -56,6 +57,8 @@ def test_every_example_is_run() -> None:
         "batch_job",
         "pull_and_chat",
         "survives_a_crash",
+        "save_and_restore",
+        "watch_models",
     }
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} <= known
 
@@ -91,6 +94,15 @@ def test_tools_are_called_on_the_real_model() -> None:
     assert out.rstrip().endswith("1 calls)")
 
 
+def test_a_session_goes_on_in_another_process() -> None:
+    """What was read before comes from the file, and the first token sooner."""
+    out = run("examples/save_and_restore.py")
+    firsts = [float(figure) for figure in re.findall(r"first token after (\d+\.\d+) s", out)]
+    assert re.search(r"saved 4\d\d tokens of state", out), out
+    assert re.search(r"4\d\d of 4\d\d tokens from the file", out), out
+    assert firsts[1] < firsts[0]
+
+
 def test_tools_are_approved_and_refused_on_the_fake(capsys: pytest.CaptureFixture[str]) -> None:
     """As the example's rule says; a failure of a tool is told."""
 
@@ -114,6 +126,15 @@ def test_a_long_conversation_goes_on() -> None:
     out = run("examples/long_conversation.py")
     assert "messages left out" in out
     assert out.endswith("25 messages in the history\n")
+
+
+def test_models_are_watched() -> None:
+    """Each state in its turn: a model that was left alone is unloaded, and comes back for its chat."""
+    out = run("examples/watch_models.py")
+    states = re.findall(r"^\* smollm2-135m: (\w+)$", out, re.MULTILINE)
+    assert states == ["ready", "busy", "idle", "unloading", "unloaded", "ready", "busy", "idle"], out
+    assert "* at first: 0 models, 0 downloads" in out
+    assert len(re.findall(r"^< .+", out, re.MULTILINE)) == 2
 
 
 def test_two_async_chats_both_end() -> None:
@@ -151,6 +172,14 @@ def test_the_code_in_docs_batch_runs(number: int, tmp_path: Path) -> None:
     """Each block of docs/batch.md is whole, and does what the page says, on the real model."""
     block = tmp_path / "block.py"
     block.write_text(BATCH_BLOCKS[number])
+    assert run(block).strip()
+
+
+@pytest.mark.parametrize("number", range(len(MANAGER_BLOCKS)))
+def test_the_code_in_docs_manager_runs(number: int, tmp_path: Path) -> None:
+    """Each block of docs/manager.md is whole, and does what the page says, on the real model."""
+    block = tmp_path / "block.py"
+    block.write_text(MANAGER_BLOCKS[number])
     assert run(block).strip()
 
 

@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE_DEPENDENCIES = {
-    "attrs", "cattrs", "docstring-parser", "filelock", "httpcore", "httpx", "jinja2", "llguidance", "msgspec",
-    "platformdirs", "typing-extensions",
+    "attrs", "cattrs", "docstring-parser", "filelock", "httpx", "jinja2", "llguidance", "msgspec", "platformdirs",
+    "typing-extensions",
 }  # fmt: skip
 INSTALLED_WITH_THE_CORE = (
     "anyio", "attrs", "cattrs", "certifi", "docstring_parser", "filelock", "h11", "httpcore", "httpx", "idna",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bench.scenarios.base import Scenario
 from bench.scenarios.chats import concurrent, interleaved, second_turn, shared_burst, single, turns
 from bench.scenarios.costs import cancel, import_time, loop_lag, memory, overhead
+from bench.scenarios.schemas import schema, schemas
 from bench.scenarios.streams import growth, interference, occupied
 from bench.scenarios.transfer import download
 from bench.scenarios.worker import busy_host, worker
@@ -263,6 +264,29 @@ WORKERS = (
     ),
 )
 
+STRUCTURED = (
+    Scenario(
+        name="schema",
+        run=schema,
+        measures=(
+            Measure("rate", "rate of a stream with a JSON Schema, by that without", "", (Bound(">=", 0.95),)),
+            Measure("held", "the former", "tok/s"),
+            Measure("first", "its first token with a cached prompt, later by", "ms", (Bound("<=", 10.0),)),
+        ),
+        systems=(LOCALLLM, LLAMA),
+        n_ctx=2048,
+    ),
+    Scenario(
+        name="schemas",
+        run=schemas,
+        measures=(
+            Measure("eight", "8 streams of different schemas, all together, by 8 without", "", (Bound(">=", 0.9),)),
+        ),
+        systems=(LOCALLLM,),
+        n_ctx=2048,
+    ),
+)
+
 TRANSFERS = (
     Scenario(
         name="download",
@@ -277,4 +301,4 @@ TRANSFERS = (
     ),
 )
 
-SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS, *WORKERS, *TRANSFERS)
+SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS, *STRUCTURED, *WORKERS, *TRANSFERS)

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from bench.systems.base import Answer, OnPiece, Setup, System, Turn, go_on
+from bench.systems.base import Answer, OnPiece, Schema, Setup, System, Turn, go_on
 from bench.systems.native import about_bindings, can_repack
 
 N_BATCH = 512
@@ -84,7 +84,9 @@ class BareLoop(System):
         """Answer from an empty cache."""
         return self._run([turns], max_tokens, on_piece, endless)[0]
 
-    def answer_all(self, conversations: Sequence[Sequence[Turn]], max_tokens: int) -> list[Answer]:
+    def answer_all(
+        self, conversations: Sequence[Sequence[Turn]], max_tokens: int, schemas: Sequence[Schema] = ()
+    ) -> list[Answer]:
         """Answer several conversations in one batch, from an empty cache."""
         return self._run(conversations, max_tokens, go_on, endless=False)
 

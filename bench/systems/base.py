@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from attrs import evolve, frozen
 
 NEVER_END = {0: -100.0, 2: -100.0, 4: -100.0}
 """Added to the logits of the tokens that end a turn of SmolLM2, where a stream must not end by itself."""
+
+
+Schema = Mapping[str, object]
+"""A JSON Schema."""
 
 
 @frozen(kw_only=True)
@@ -133,15 +137,30 @@ class System(ABC):
             endless: The answer may not end before `max_tokens` or `on_piece` end it.
         """
 
-    def answer_all(self, conversations: Sequence[Sequence[Turn]], max_tokens: int) -> list[Answer]:
-        """Answer several conversations that are asked at once; their answers start when the first was asked."""
+    def answer_json(self, turns: Sequence[Turn], max_tokens: int, schema: Schema) -> Answer:
+        """Answer greedily with text that fits a JSON Schema, or with the beginning of such a text."""
+        raise NotImplementedError(f"{type(self).__name__} is not asked for JSON")
+
+    def answer_all(
+        self, conversations: Sequence[Sequence[Turn]], max_tokens: int, schemas: Sequence[Schema] = ()
+    ) -> list[Answer]:
+        """Answer several conversations that are asked at once; their answers start when the first was asked.
+
+        Args:
+            conversations: The conversations.
+            max_tokens: Tokens to generate at most, for each.
+            schemas: One for each, where their answers are to be JSON.
+        """
         answers: dict[int, Answer] = {}
         errors: list[BaseException] = []
         start_s = time.perf_counter()
 
         def ask(index: int) -> None:
             try:
-                answers[index] = self.answer(conversations[index], max_tokens)
+                if schemas:
+                    answers[index] = self.answer_json(conversations[index], max_tokens, schemas[index])
+                else:
+                    answers[index] = self.answer(conversations[index], max_tokens)
             except BaseException as exc:  # noqa: BLE001  # raised below, by the thread that asked
                 errors.append(exc)
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.systems.base import NEVER_END, Answer, OnPiece, Recorder, Setup, System, Turn, go_on
+from bench.systems.base import NEVER_END, Answer, OnPiece, Recorder, Schema, Setup, System, Turn, go_on
 from bench.systems.native import about_bindings, can_repack
 
 
@@ -61,6 +61,22 @@ class LlamaCppPython(System):
                 piece = part["choices"][0]["delta"].get("content")
                 if piece and not recorder.add(piece):
                     break
+        return recorder.answer()
+
+    def answer_json(self, turns: Sequence[Turn], max_tokens: int, schema: Schema) -> Answer:
+        """Answer with text that fits a JSON Schema, by the grammar that it makes of one."""
+        recorder = Recorder(go_on)
+        with self._lock:
+            for part in self._llama.create_chat_completion(
+                [{"role": turn.role, "content": turn.text} for turn in turns],
+                temperature=0,
+                max_tokens=max_tokens,
+                stream=True,
+                response_format={"type": "json_object", "schema": schema},
+            ):
+                piece = part["choices"][0]["delta"].get("content")
+                if piece:
+                    recorder.add(piece)
         return recorder.answer()
 
     def about(self) -> list[str]:

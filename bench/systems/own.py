@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Literal, cast
 
 from attrs import evolve
 
-from bench.systems.base import NEVER_END, Answer, OnPiece, Recorder, Setup, System, Turn, go_on
+from bench.systems.base import NEVER_END, Answer, OnPiece, Recorder, Schema, Setup, System, Turn, go_on
 from bench.systems.native import about_bindings
-from localllm import ChatSession, Message, Model, ModelConfig, ModelManager
+from localllm import ChatSession, Message, Model, ModelConfig, ModelManager, TruncatedOutputError
 
 
 class LocalLLM(System):
@@ -49,6 +50,21 @@ class LocalLLM(System):
             prompt_tokens=reply.usage.prompt_tokens,
             cached_tokens=reply.usage.cached_tokens,
         )
+
+    def answer_json(self, turns: Sequence[Turn], max_tokens: int, schema: Schema) -> Answer:
+        """Answer with text that fits a JSON Schema, or the beginning of such a text."""
+        *history, last = map(_message, turns)
+        chat = ChatSession(self.model, history=history)
+        recorder = Recorder(go_on)
+        stream = chat.stream(last, schema=schema, temperature=0, max_tokens=max_tokens)
+        with suppress(TruncatedOutputError):
+            for chunk in stream:
+                recorder.add(chunk.text)
+        try:
+            tokens = stream.reply.usage.completion_tokens
+        except TruncatedOutputError as cut:
+            tokens = max_tokens if cut.reply is None else cut.reply.usage.completion_tokens
+        return recorder.answer(tokens)
 
     def about(self) -> list[str]:
         """Return how llama.cpp was built."""

@@ -108,7 +108,7 @@ class ChatSession:
         self,
         prompt: Prompt,
         *,
-        schema: Mapping[str, JsonValue],
+        schema: Mapping[str, object],
         prefix: str = ...,
         **options: Unpack[GenerationOptions],
     ) -> Reply[JsonValue]: ...
@@ -153,7 +153,7 @@ class ChatSession:
         self,
         prompt: Prompt,
         *,
-        schema: Mapping[str, JsonValue],
+        schema: Mapping[str, object],
         prefix: str = ...,
         **options: Unpack[GenerationOptions],
     ) -> ChatStream[JsonValue]: ...
@@ -205,7 +205,7 @@ class ChatSession:
     def continue_reply(self, **options: Unpack[GenerationOptions]) -> Reply: ...
     @overload
     def continue_reply(
-        self, *, schema: Mapping[str, JsonValue], **options: Unpack[GenerationOptions]
+        self, *, schema: Mapping[str, object], **options: Unpack[GenerationOptions]
     ) -> Reply[JsonValue]: ...
     @overload
     def continue_reply(self, *, schema: TypeForm[T], **options: Unpack[GenerationOptions]) -> Reply[T]: ...

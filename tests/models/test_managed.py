@@ -11,9 +11,14 @@ import pytest
 from localllm import (
     AsyncModelManager,
     ChatSession,
+    ClosedError,
+    DownloadCancelledError,
+    Downloading,
+    Failed,
     InvalidOptionError,
     LoadCancelledError,
     LoadProgress,
+    ManagerSnapshot,
     ModelManager,
     ModelNotFoundError,
     PullProgress,
@@ -77,6 +82,45 @@ def test_the_store_is_asked_through_the_manager(hub: HubServer, make_store: Make
         assert models.verify("hf:org/repo").ok
         models.remove("hf:org/repo")
         assert stored not in models.list()
+
+
+def test_a_download_is_told_to_those_who_watch(hub: HubServer, make_store: MakeStore) -> None:
+    """From its beginning to its end, and why it ended; what is here already is no download."""
+    hub.add("org/repo", {"m-Q4_K_M.gguf": gguf_bytes(40_000)})
+    with ModelManager(store=make_store()) as models:
+        watch = models.watch()
+        with pytest.raises(DownloadCancelledError):
+            models.pull("hf:org/repo", on_progress=lambda progress: False)
+        models.pull("hf:org/repo")
+        models.pull("smollm2-135m")
+        assert models.snapshot().downloads == ()
+    events = [event for event in watch if not isinstance(event, ManagerSnapshot)]
+    names = [type(event).__name__ for event in events if not isinstance(event, Downloading)]
+    assert names == ["Failed", "Downloaded"]
+    first, *_ = sorted({event.id for event in events})
+    assert {type(event) for event in events if event.id == first} == {Downloading, Failed}
+    assert [event.progress.phase for event in events if isinstance(event, Downloading)][-1] == "done"
+    assert all(event.ref == "hf:org/repo" for event in events)
+
+
+def test_closing_the_manager_ends_its_downloads(hub: HubServer, make_store: MakeStore) -> None:
+    """At once; what has come is kept for the next try."""
+    hub.add("org/repo", {"m-Q4_K_M.gguf": gguf_bytes(40_000)})
+    with ModelManager(store=make_store()) as models:
+
+        def close(progress: PullProgress) -> None:
+            if progress.phase == "downloading":
+                models.close()
+
+        with pytest.raises(DownloadCancelledError):
+            models.pull("hf:org/repo", on_progress=close)
+    with ModelManager(isolation="thread", store=make_store()) as others:
+
+        def close_too(progress: LoadProgress) -> None:
+            others.close()
+
+        with pytest.raises(ClosedError, match="this ModelManager is closed"):
+            others.load("hf:org/repo", on_progress=close_too)
 
 
 def test_the_async_manager_has_the_same(hub: HubServer, make_store: MakeStore, smollm2_path: Path) -> None:

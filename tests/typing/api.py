@@ -16,14 +16,21 @@ from localllm import (
     AsyncChatStream,
     AsyncModel,
     AsyncModelManager,
+    AsyncSubscription,
     Backend,
     BackendEvent,
     BatchItem,
     BatchProgress,
     BatchResult,
+    Busy,
     ChatSession,
     ChatStream,
+    Closed,
     ContextWindow,
+    Downloaded,
+    Downloading,
+    DownloadState,
+    Failed,
     FakeBackend,
     FakeReply,
     FinishReason,
@@ -32,10 +39,14 @@ from localllm import (
     GenerationEnded,
     GenerationOptions,
     GenerationTimeoutError,
+    Idle,
     JsonValue,
     LoadedModel,
+    Loading,
     LoadProgress,
     LocalLLMError,
+    ManagerEvent,
+    ManagerSnapshot,
     Message,
     MessagesDropped,
     Model,
@@ -43,11 +54,14 @@ from localllm import (
     ModelInfo,
     ModelManager,
     ModelSpec,
+    ModelState,
     ModelStats,
     OverflowPolicy,
     ProgressCallback,
     Prompt,
     PromptProgress,
+    PullProgress,
+    Ready,
     RenderedPrompt,
     Reply,
     ReplyEnded,
@@ -55,6 +69,7 @@ from localllm import (
     Sink,
     StreamChunk,
     StreamEvent,
+    Subscription,
     TextDelta,
     Timings,
     TokenIds,
@@ -68,7 +83,10 @@ from localllm import (
     ToolRefusal,
     ToolResult,
     ToolStarted,
+    Unloaded,
+    Unloading,
     Usage,
+    WorkerRestarted,
     tool,
 )
 
@@ -440,6 +458,57 @@ class OwnBackend(Backend):
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def managing(models: ModelManager, model: Model) -> None:
+    """What is in memory, and who watches it."""
+    ModelManager(memory_budget_bytes=8 << 30, keep_alive_s=300)
+    ModelManager(keep_alive_s="300")  # type: ignore[arg-type]
+    assert_type(models.load("x", pin=True), Model)
+    assert_type(model.pinned, bool)
+    model.pin()
+    model.unpin()
+    models.unload(model)
+    models.unload("x", force=True)
+    models.unload(7)  # type: ignore[arg-type]
+    assert_type(models.snapshot(), ManagerSnapshot)
+    assert_type(models.snapshot().models, tuple[ModelState, ...])
+
+    def show(event: ManagerEvent) -> None:
+        match event:
+            case ManagerSnapshot():
+                assert_type(event.downloads, tuple[DownloadState, ...])
+            case Downloading():
+                assert_type(event.progress, PullProgress)
+            case Loading():
+                assert_type(event.progress, LoadProgress)
+            case Ready():
+                assert_type(event.info, ModelInfo)
+            case Failed():
+                assert_type(event.error, LocalLLMError)
+            case Unloading():
+                assert_type(event.reason, Literal["idle", "room", "asked", "closed"])
+            case Downloaded() | Busy() | Idle() | Unloaded() | WorkerRestarted() | Closed():
+                assert_type(event.ref, str)
+            case _:
+                assert_never(event)
+
+    assert_type(models.subscribe(show), Subscription)
+    with models.watch() as watch:
+        for event in watch:
+            show(event)
+    models.subscribe(7)  # type: ignore[arg-type]
+
+
+async def watching(models: AsyncModelManager, model: AsyncModel) -> None:
+    """The same, awaited."""
+    await models.unload(model, force=True)
+    assert_type(await models.snapshot(), ManagerSnapshot)
+    async with models.watch() as watch:
+        async for event in watch:
+            assert_type(event, ManagerEvent)
+    assert_type(models.subscribe(print), AsyncSubscription)
+    await model.pin()
 
 
 def own() -> None:

@@ -58,12 +58,14 @@ def test_a_dead_worker_is_noticed_within_a_tenth_of_a_second() -> None:
     assert min(took_s) < 0.1
 
 
-@pytest.mark.parametrize("name", SIGNALS)
-def test_a_request_right_after_a_crash_is_answered(name: str) -> None:
-    """Also when the crash has not been noticed yet: the backend never saw it."""
+def test_a_request_right_after_a_crash_is_answered() -> None:
+    """Also when the crash has not been noticed yet: the backend never saw it.
+
+    (Of the other signals faulthandler tells first, and meanwhile a thread of the worker may hand the request over.)
+    """
     with managed() as models:
         model = models.load("ok")
-        kill(models, name)
+        kill(models, "SIGKILL")
         assert_answers(model)
 
 

@@ -110,7 +110,7 @@ class AsyncChatSession:
         self,
         prompt: Prompt,
         *,
-        schema: Mapping[str, JsonValue],
+        schema: Mapping[str, object],
         prefix: str = ...,
         **options: Unpack[GenerationOptions],
     ) -> Reply[JsonValue]: ...
@@ -155,7 +155,7 @@ class AsyncChatSession:
         self,
         prompt: Prompt,
         *,
-        schema: Mapping[str, JsonValue],
+        schema: Mapping[str, object],
         prefix: str = ...,
         **options: Unpack[GenerationOptions],
     ) -> AsyncChatStream[JsonValue]: ...
@@ -207,7 +207,7 @@ class AsyncChatSession:
     async def continue_reply(self, **options: Unpack[GenerationOptions]) -> Reply: ...
     @overload
     async def continue_reply(
-        self, *, schema: Mapping[str, JsonValue], **options: Unpack[GenerationOptions]
+        self, *, schema: Mapping[str, object], **options: Unpack[GenerationOptions]
     ) -> Reply[JsonValue]: ...
     @overload
     async def continue_reply(self, *, schema: TypeForm[T], **options: Unpack[GenerationOptions]) -> Reply[T]: ...

@@ -382,8 +382,9 @@ class Resident:
             ticket.send_late(loaded, self._clock.now())
         if closed:
             loaded.close()
-        load.end(self._closed_error() if closed else None)
         self._owner.settled()
+        # Last of all: whoever waits may fork(), and a lock that this thread held then would stay locked in the child.
+        load.end(self._closed_error() if closed else None)
 
     def _failed(self, load: LoadUnderWay, error: LocalLLMError) -> None:
         with self._lock:

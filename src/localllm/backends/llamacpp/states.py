@@ -28,7 +28,8 @@ _F = TypeVar("_F")
 def state_format(compute: Compute) -> str:
     """Return how contexts with these settings write cells: what another build or another kind of cache cannot read."""
     attention = "flash" if compute.flash_attention else "plain"
-    return f"llama.cpp of llama-cpp-python {version('llama-cpp-python')}, {compute.kv_type}, {attention} attention"
+    build = f"llama.cpp of llama-cpp-python {version('llama-cpp-python')}"
+    return f"{build}, {compute.kv_type}, {attention} attention, {compute.rope}"
 
 
 class StateFiles:
