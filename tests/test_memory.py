@@ -33,8 +33,8 @@ def run(cancels: int, loads: int) -> dict[str, int]:
 
 
 def test_rounds_of_cancels_and_loads_leave_no_memory_behind() -> None:
-    """30 cancelled requests, 4 loads, 4 times out of memory and back: within 3 MB."""
-    growth = run(30, 4)
+    """20 cancelled requests, 3 loads, 3 times out of memory and back: within 3 MB."""
+    growth = run(20, 3)
     assert growth["cancels"] < 3 * MEGABYTE
     assert growth["loads"] < 3 * MEGABYTE
     assert growth["unloads"] < 3 * MEGABYTE

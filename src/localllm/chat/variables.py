@@ -24,7 +24,7 @@ class Taker:
     """Copies values for a template: every text becomes content, and its characters are counted."""
 
     def __init__(self) -> None:
-        self.chars = 0
+        self.chars: int = 0
 
     def text(self, value: str, origin: str = CONTENT) -> str:
         """Return `value` as content."""

@@ -83,7 +83,7 @@ class Resident:
         self._loader: threading.Thread | None = None
         self._info: ModelInfo | None = None
         self._before = ModelStats()
-        self.requests = Requests(number, board, clock, owner.idle)
+        self.requests: Requests = Requests(number, board, clock, owner.idle)
         self._holds = 0
         self._granted = False
         self._freed = threading.Event()

@@ -36,7 +36,7 @@ class Source:
     __slots__ = ("_board", "feed")
 
     def __init__(self, feed: Feed, board: Board) -> None:
-        self.feed = feed
+        self.feed: Feed = feed
         self._board = weakref.ref(board)
 
     def step(self) -> ManagerEvent | Literal[Pending.PENDING] | None:

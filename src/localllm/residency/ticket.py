@@ -45,7 +45,7 @@ class Ticket:
         on_ended: Callable[[Ticket], None],
         now_s: float,
     ) -> None:
-        self.number = next(_numbers)
+        self.number: int = next(_numbers)
         self.lease = lease
         self._request = request
         self._sink = sink
@@ -57,7 +57,7 @@ class Ticket:
         self._cancelled = False
         self._over = False
         timeout_s = request.options.timeout_s
-        self.deadline_s = math.inf if timeout_s is None else now_s + timeout_s
+        self.deadline_s: float = math.inf if timeout_s is None else now_s + timeout_s
 
     def send(self, loaded: LoadedModel) -> None:
         """Hand it to the model at once.

@@ -36,7 +36,7 @@ class LiteralReader:
 
     def __init__(self, text: str, quotes: Sequence[str] = PYTHON, pos: int = 0) -> None:
         self.text = text
-        self.pos = pos
+        self.pos: int = pos
         self._quotes = tuple(quotes)
 
     def accept(self, literal: str) -> bool:

@@ -26,8 +26,8 @@ class Tape:
     """The text that is not settled yet."""
 
     def __init__(self) -> None:
-        self.text = ""
-        self.pos = 0
+        self.text: str = ""
+        self.pos: int = 0
         self.ended = False
         """Whether no more text will come."""
         self._settled = 0
