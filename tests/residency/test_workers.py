@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from localllm import (
     AsyncModelManager,
     ChatSession,
     ManagerEvent,
+    Model,
     ModelConfig,
     ModelManager,
     Ready,
@@ -84,6 +86,20 @@ def test_two_loads_of_one_model_share_a_worker() -> None:
         assert_answers(second)
         second.close()
         assert is_gone(pid)
+
+
+def test_a_load_in_a_worker_holds_up_no_stream() -> None:
+    """While a model takes its second to load, another one's reply goes on coming."""
+    with managed() as models:
+        chat = ChatSession(models.load("ok"))
+        loaded: list[Model] = []
+        with chat.stream("slow 100000") as stream:
+            next(stream)
+            wait = in_thread(lambda: loaded.append(models.load("load:busy 1")))
+            until(lambda: len(models.snapshot().models) == 2, "the load has begun")
+            meanwhile = sum(1 for _ in itertools.takewhile(lambda _: not loaded, stream))
+        assert wait() is None
+        assert meanwhile > 3
 
 
 def test_a_load_holds_up_no_stream(smollm2_path: Path) -> None:
