@@ -132,7 +132,8 @@ def test_models_are_watched() -> None:
     """Each state in its turn: a model that was left alone is unloaded, and comes back for its chat."""
     out = run("examples/watch_models.py")
     states = re.findall(r"^\* smollm2-135m: (\w+)$", out, re.MULTILINE)
-    assert states == ["ready", "busy", "idle", "unloading", "unloaded", "ready", "busy", "idle"], out
+    assert states[:7] == ["ready", "busy", "idle", "unloading", "unloaded", "ready", "busy"], out
+    assert states[7:] in ([], ["idle"]), out  # whether it is told before the subscription ends is a matter of luck
     assert "* at first: 0 models, 0 downloads" in out
     assert len(re.findall(r"^< .+", out, re.MULTILINE)) == 2
 

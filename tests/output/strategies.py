@@ -35,6 +35,8 @@ def _numbers() -> st.SearchStrategy[Case]:
     def case(bounds: tuple[int, int]) -> Case:
         low, high = (bound / 8 for bound in sorted(bounds))
         eighths = st.integers(*sorted(bounds)).map(lambda count: count / 8)
+        if low == high and low.is_integer():  # of a single whole number there is one way to write it
+            eighths = st.just(int(low))
         return Case({"type": "number", "minimum": low, "maximum": high}, eighths)
 
     ends = st.integers(-8000, 8000)

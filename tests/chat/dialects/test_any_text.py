@@ -61,7 +61,7 @@ def test_any_text_is_taken_apart_without_loss_however_it_is_cut(name: str) -> No
     """`take` holds that the pieces put together are the text, and that the events tell of the calls there are."""
     dialect = DIALECTS[name]
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(_cut(name), st.booleans(), st.booleans())
     def check(cut: tuple[str, list[str]], in_thought: bool, exact: bool) -> None:
         text, parts = cut
@@ -73,7 +73,7 @@ def test_any_text_is_taken_apart_without_loss_however_it_is_cut(name: str) -> No
 
 @pytest.mark.parametrize("name", DIALECTS)
 @given(text=st.text(alphabet="ab {}\n\"'\\:,[]()<>/=0é", max_size=80))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_text_without_a_family_s_marks_is_text(name: str, text: str) -> None:
     """Not a character is taken for anything else, white space at the ends included."""
     dialect = DIALECTS[name]
