@@ -7,6 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Fewer examples than hypothesis's 100 where a test says nothing: there are hundreds of such tests, and `make test` is
+# to stay a matter of minutes. `--hypothesis-profile=default` brings them back.
+settings.register_profile("quick", max_examples=50)
+settings.load_profile("quick")
 
 _ASSETS = Path(__file__).parents[1] / ".cache" / "llama-assets" / "models"
 
