@@ -158,6 +158,8 @@ class Speaker:
         most, output = request.options.max_thought_tokens, request.output
         if most is None or not output.thinking or output.thought_tokens < most or output.within_character:
             return []
+        if self._is_whole(request):
+            return []  # the reply ends here, thought or not
         tokens = list(self._model.encode_markup(output.close_thought))
         if request.constraint is not None and not request.constraint.allows(tokens):
             raise BackendError(
