@@ -23,29 +23,9 @@ from localllm import (
 from localllm.draft import CANCELLED
 from tests.by_hand import HandModel, loaded
 from tests.chats import chatting, in_thread, texts
+from tests.weather import OSLO, called, result, weather
 
 U = Message.user
-OSLO = ToolCall("weather", {"city": "Oslo"}, "1")
-ROME = ToolCall("weather", {"city": "Rome"}, "2")
-
-
-def weather(city: str) -> str:
-    """Tell the weather.
-
-    Args:
-        city: Where.
-    """
-    return f"{city}: rain"
-
-
-def called(*calls: ToolCall, text: str = "") -> Message:
-    """Return a message of the model that asks for calls."""
-    return Message("assistant", text, tool_calls=calls)
-
-
-def result(text: str, call: ToolCall = OSLO) -> Message:
-    """Return a call's result."""
-    return Message("tool", text, tool_call_id=call.id)
 
 
 def waiting(begun: threading.Event, release: threading.Event) -> Tool:

@@ -12,13 +12,17 @@ import pytest
 from localllm import (
     ChatSession,
     FakeReply,
+    GenerateRequest,
+    GenerationEnded,
     GenerationOptions,
     GenerationTimeoutError,
     InvalidOptionError,
     Message,
     OnToolCall,
     PromptProgress,
+    Reply,
     ReplyEnded,
+    Sink,
     StreamChunk,
     ToolCall,
     ToolCallDelta,
@@ -36,31 +40,11 @@ from localllm import (
 from localllm.chat.history import NOT_RUN
 from localllm.draft import CANCELLED
 from localllm.tools.tool import Tools
-from tests.by_hand import HandModel, loaded
+from tests.by_hand import Handle, HandModel, loaded
 from tests.chats import chatting, texts
+from tests.weather import OSLO, ROME, called, result, weather
 
 U = Message.user
-OSLO = ToolCall("weather", {"city": "Oslo"}, "1")
-ROME = ToolCall("weather", {"city": "Rome"}, "2")
-
-
-def weather(city: str) -> str:
-    """Tell the weather.
-
-    Args:
-        city: Where.
-    """
-    return f"{city}: rain"
-
-
-def called(*calls: ToolCall, text: str = "") -> Message:
-    """Return a message of the model that asks for calls."""
-    return Message("assistant", text, tool_calls=calls)
-
-
-def result(text: str, call: ToolCall = OSLO) -> Message:
-    """Return a call's result."""
-    return Message("tool", text, tool_call_id=call.id)
 
 
 def test_a_call_is_run_and_the_model_is_asked_again() -> None:
@@ -82,6 +66,22 @@ def test_a_call_is_run_and_the_model_is_asked_again() -> None:
         assert reply.usage.prompt_tokens == len(chat.model.render(turn[:3]).tokens)
         assert chat.undo() == turn
         assert not chat.history
+
+
+def test_a_reply_has_the_notes_of_all_rounds() -> None:
+    """Also of those before the answer; and they go the way of the reply through JSON."""
+
+    class Noting(HandModel):
+        def generate(self, request: GenerateRequest, sink: Sink) -> Handle:
+            handle = super().generate(request, sink)
+            calls = (OSLO,) if len(self.requests) == 1 else ()
+            notes = (f"of request {len(self.requests)}",)
+            self.end(GenerationEnded("tool_calls" if calls else "stop", tool_calls=calls, notes=notes))
+            return handle
+
+    reply = ChatSession(loaded(Noting()), tools=[weather]).send("hi")
+    assert reply.notes == ("of request 1", "of request 2")
+    assert Reply.from_dict(reply.to_dict()).notes == reply.notes
 
 
 def test_what_a_stream_tells_of_tools() -> None:

@@ -282,7 +282,7 @@ STRUCTURED = (
         measures=(
             Measure("eight", "8 streams of different schemas, all together, by 8 without", "", (Bound(">=", 0.9),)),
         ),
-        systems=(LOCALLLM,),
+        systems=(LOCALLLM, LLAMA),
         n_ctx=2048,
     ),
 )

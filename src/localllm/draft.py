@@ -36,6 +36,8 @@ class Draft:
     """Those of the stages that have ended."""
     results: list[ToolResult] = field(factory=list, init=False)
     """Of all rounds."""
+    notes: list[str] = field(factory=list, init=False)
+    """What the backend noted, of all rounds."""
     said: bool = field(default=False, init=False)
     """Whether any text was given to the consumer."""
     _text: list[str] = field(factory=list, init=False)

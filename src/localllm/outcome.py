@@ -23,6 +23,7 @@ class Outcome:
         dropped: The messages that were left out.
         results: The results of the calls that were run.
         logprobs: The log-probabilities of the message's tokens, if they were asked for.
+        notes: What the backend noted of the turn's replies.
         failure: What to raise for a time-out or an error.
         traceback: The failure's own, so that raising it twice does not pile up frames.
     """
@@ -34,6 +35,7 @@ class Outcome:
     dropped: tuple[Message, ...] = ()
     results: tuple[ToolResult, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    notes: tuple[str, ...] = ()
     failure: Exception | None = None
     traceback: TracebackType | None = None
 
@@ -66,6 +68,7 @@ class Outcome:
             dropped=self.dropped,
             tool_results=self.results,
             logprobs=self.logprobs,
+            notes=self.notes,
         )
 
     def raise_failure(self, *, timeout: bool) -> None:

@@ -119,7 +119,7 @@ def asking(submit: Submit) -> Begin:
 
     def begin(stage: Stage, sink: StageSink) -> GenerateHandle:
         if not isinstance(stage, Ask):
-            raise NotImplementedError
+            raise TypeError(f"a turn of one reply only asks; {stage!r:.80}")
         return submit(stage.request, sink)
 
     return begin
@@ -207,12 +207,12 @@ class OneReply:
         return None
 
     def after_calls(self, results: tuple[Message, ...]) -> Stage:
-        """Do not come here: no calls are run."""
-        raise NotImplementedError
+        """No calls are run, so that nothing comes after them."""
+        raise RuntimeError("a turn of one reply runs no calls")
 
     def after_shortening(self, shortened: Shortened) -> Stage:
-        """Do not come here: nothing is shortened."""
-        raise NotImplementedError
+        """Nothing is shortened, so that nothing comes after it."""
+        raise RuntimeError("a turn of one reply shortens nothing")
 
     def partial(self, piece: str) -> JsonValue:
         """Return None: the reply is text."""

@@ -286,6 +286,7 @@ class Turn:
         following = self._decided().after_reply(ended, message, self._draft.take_silent())
         if not isinstance(following, Shorten):  # of a request that was refused nothing counts but the time
             self._count(ended)
+            self._draft.notes += ended.notes
         if following is None:
             self._settle(ended.finish_reason, ended)
             return
@@ -370,6 +371,7 @@ class Turn:
             dropped=self._left_out,
             results=tuple(self._draft.results),
             logprobs=tuple(self._draft.logprobs),
+            notes=tuple(self._draft.notes),
             failure=failure,
             traceback=failure.__traceback__ if failure else None,
         )

@@ -13,7 +13,7 @@ from typing import Generic, Literal, TypeAlias, cast
 from attrs import asdict, field, frozen
 from typing_extensions import TypeVar
 
-from localllm._json import JsonValue, as_list, as_object, check_keys
+from localllm._json import JsonValue, as_list, as_object, check_keys, check_text
 from localllm.errors import GenerationTimeoutError, InvalidPromptError, LocalLLMError
 from localllm.messages import FINISH_REASONS as FINISH_REASONS
 from localllm.messages import ROLES as ROLES
@@ -115,6 +115,7 @@ class Reply(Generic[T_co]):
         tool_results: What became of the calls that were run for it, of all rounds, in the order of the calls.
         logprobs: The log-probabilities of its tokens, if they were asked for; not those of tokens that were put in to
             close a thought, which the model did not choose.
+        notes: What looked like a call and could not be read as one, and so stayed text; of all rounds.
     """
 
     text: str
@@ -128,31 +129,37 @@ class Reply(Generic[T_co]):
     dropped: tuple[Message, ...] = ()
     tool_results: tuple[ToolResult, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Return a JSON object. `parsed` and `tool_results` are left out: they hold the caller's own types."""
+        """Return a JSON object.
+
+        `parsed` and `tool_results` are left out, since they hold the caller's own types; so are `logprobs`.
+        """
         return {
             "message": self.message.to_dict(),
             "finish_reason": self.finish_reason,
             "usage": _figures(self.usage),
             "timings": _figures(self.timings),
             "dropped": [message.to_dict() for message in self.dropped],
+            "notes": list(self.notes),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, JsonValue]) -> Reply:
-        """Read what `to_dict` wrote; `parsed` is None, and `tool_results` is empty.
+        """Read what `to_dict` wrote; `parsed` is None, and `tool_results` and `logprobs` are empty.
 
         Raises:
             InvalidPromptError: A key is missing, unknown, or its value is of the wrong kind.
         """
         required = ("message", "finish_reason", "usage", "timings")
-        check_keys(data, "reply", required=required, optional=("dropped",))
+        check_keys(data, "reply", required=required, optional=("dropped", "notes"))
         message = Message.from_dict(as_object(data["message"], "a reply's message"))
         finish = data["finish_reason"]
         if finish not in FINISH_REASONS:
             raise InvalidPromptError(f"unknown finish_reason {finish!r}; one of {', '.join(FINISH_REASONS)}")
         dropped = as_list(data.get("dropped", ()), "a reply's dropped")
+        notes = as_list(data.get("notes", ()), "a reply's notes")
         usage = {name: int(value) for name, value in _numbers(data["usage"], Usage()).items()}
         return Reply(
             text=message.content,
@@ -163,6 +170,7 @@ class Reply(Generic[T_co]):
             thought=message.thought,
             tool_calls=message.tool_calls,
             dropped=tuple(Message.from_dict(as_object(item, "a dropped message")) for item in dropped),
+            notes=tuple(check_text(note, "a note") for note in notes),
         )
 
     def to_json(self) -> str:
@@ -333,6 +341,7 @@ class GenerationEnded:
         token_ids: The tokens generated, if the backend can use them again.
         tool_calls: The calls that the reply asks for.
         error: What failed; given if `finish_reason` is "error". With "timeout" it may say which limit has passed.
+        notes: Of the reply: what looked like a call and could not be read as one, and so stayed text.
     """
 
     finish_reason: FinishReason
@@ -341,6 +350,7 @@ class GenerationEnded:
     token_ids: TokenIds | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     error: LocalLLMError | None = field(default=None)
+    notes: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         told_timeout = self.finish_reason == "timeout" and isinstance(self.error, GenerationTimeoutError)

@@ -57,6 +57,7 @@ _REPLIES = st.builds(
     finish_reason=st.sampled_from(["stop", "length", "tool_calls", "cancelled", "timeout"]),
     usage=st.builds(Usage, prompt_tokens=_COUNTS, completion_tokens=_COUNTS, thought_tokens=_COUNTS),
     tool_calls=st.lists(_CALLS, max_size=2).map(tuple),
+    notes=st.lists(_TEXT, max_size=2).map(tuple),
 ) | st.builds(RecordedReply, finish_reason=st.just("error"), error=_FAILURES)
 _REQUESTS = st.builds(
     GenerateRequest,

@@ -30,6 +30,7 @@ class BracketFold:
 
     def __init__(self) -> None:
         self.calls: tuple[ToolCall, ...] = ()
+        self.notes: tuple[str, ...] = ()
         self._inside = ""
 
     @property

@@ -126,6 +126,7 @@ class ToyFold:
         self.thinking = False
         self.close_thought = f"{CLOSE} "
         self.calls: tuple[ToolCall, ...] = ()
+        self.notes: tuple[str, ...] = ()
 
     def push(self, text: str) -> list[TextDelta | ToolCallEvent]:
         """Return a delta for each word."""

@@ -105,6 +105,7 @@ ends = (
         timings,
         token_ids,
         st.lists(calls, max_size=2).map(tuple),
+        notes=st.lists(text, max_size=2).map(tuple),
     )
     | st.builds(lambda error: GenerationEnded("error", error=error), errors)
     | st.builds(lambda text: GenerationEnded("timeout", error=FirstTokenTimeoutError(text)), text)

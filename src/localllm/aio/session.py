@@ -300,21 +300,7 @@ class AsyncChatSession:
     async def save(self, path: str | os.PathLike[str], *, state: bool = True) -> StateUse:
         """Write the session into a file, whole or not at all: history, options, and what the model has read of it.
 
-        With the state, a restored session need not be read again; it takes some 23 KB a token of a model of 135M
-        parameters. Tools and functions are not saved. docs/sessions.md has the format.
-
-        Args:
-            path: The file; replaced if there is one.
-            state: Whether to save the model's state, too, as far as it is cached.
-
-        Returns:
-            For how many tokens there is a state in the file, and why not for more.
-
-        Raises:
-            SessionFileError: The file cannot be written; an old one is as it was.
-            SessionBusyError: A reply of this session has not ended.
-            InvalidOptionError: Something that is no path.
-            ClosedError: The model is closed.
+        See `ChatSession.save`. The event loop goes on meanwhile.
         """
         return await to_thread(saving.save, self._conversation, path, state=state)
 
@@ -331,22 +317,7 @@ class AsyncChatSession:
     ) -> Self:
         """Return a session that goes on from a file; `restored` tells what became of the model's state in it.
 
-        Every byte of the file is verified first. The state is used if the same model computed it, loaded in the same
-        way by the same build; else the history is read again.
-
-        Args:
-            path: The file.
-            model: Answers; it need not be the one that the session was saved with.
-            tools: The session's tools, which no file holds; to be given if it had any, () to go on without.
-            on_tool_call: As for a new session.
-            overflow: In place of the policy that it had.
-            options: Over those that it had.
-
-        Raises:
-            DamagedSessionError: The file is damaged, cut off, of a later version, or no saved session.
-            SessionFileError: It cannot be read.
-            InvalidOptionError: As for a new session; or it had tools, or a function for `overflow`, that are missing.
-            ClosedError: The model is closed.
+        See `ChatSession.restore`. The event loop goes on meanwhile.
         """
         saved = await to_thread(saving.read, path)
         saving.check_tools(saved, tools)

@@ -23,6 +23,10 @@ class Fold(Protocol):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls that are whole."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the reply is to know: what looked like a call and stayed text."""
+
     def push(self, text: str) -> Sequence[TextDelta | ToolCallEvent]:
         """Read on, and return what is certain by now."""
 

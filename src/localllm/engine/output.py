@@ -158,6 +158,7 @@ class Output:
                 token_ids=TokenIds(self._model_hash, tokens) if whole else None,
                 tool_calls=calls,
                 error=error,
+                notes=() if self._fold is None else self._fold.notes,
             )
         )
 

@@ -60,6 +60,19 @@ def test_what_is_no_call_stays_text(name: str, reply: str) -> None:
             assert taken.text == reply
 
 
+def test_a_broken_call_is_noted_by_how_it_begins() -> None:
+    """At most 80 characters of it, each one that breaks, and none that is whole."""
+    parser = DIALECTS["hermes"].parser(TOOLS)
+    whole = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    parser.push(f"Hm. <tool_call>{{oops}}</tool_call>{whole}<tool_call>\n" + "x" * 200)
+    parser.flush()
+    assert len(parser.calls) == 1
+    first, second = parser.notes
+    assert first.startswith("what begins like a call could not be read as one: '<tool_call>{oops}")
+    assert second.endswith(repr("<tool_call>\n" + "x" * 68))
+    assert DIALECTS["hermes"].parser(TOOLS).notes == ()
+
+
 def test_a_call_after_a_broken_one_is_a_call() -> None:
     """What stands behind a mark that began none is read again."""
     broken = '<tool_call>\n{"name": "now", "arguments": {oops}}\n</tool_call>\n'

@@ -115,6 +115,8 @@ def _interaction_form(one: Interaction) -> Form:
         form["tool_calls"] = [call.to_dict() for call in reply.tool_calls]
     form["finish_reason"] = reply.finish_reason
     form["usage"] = {name: count for name in _USAGE if (count := getattr(reply.usage, name))}
+    if reply.notes:
+        form["notes"] = list(reply.notes)
     if reply.error is not None:
         form.update(_failure_form(reply.error))
     return form
@@ -217,7 +219,7 @@ def _interaction_from(data: Mapping[str, JsonValue]) -> Interaction:
         data,
         "request of a cassette",
         required=("messages", *reply_names),
-        optional=(*_ASKED[1:], "tool_calls", "error"),
+        optional=(*_ASKED[1:], "tool_calls", "error", "notes"),
     )
     asked: Form = {name: data[name] for name in _ASKED if name in data}
     asked["messages"] = [_message_form_from(item) for item in as_list(data["messages"], "messages")]
@@ -235,9 +237,11 @@ def _interaction_from(data: Mapping[str, JsonValue]) -> Interaction:
     check_keys(usage, "usage", required=(), optional=_USAGE)
     counts = {name: _count(value, f"usage.{name}") for name, value in usage.items()}
     error = _failure_from(data) if failed else None
-    return Interaction(
-        asked, RecordedReply(parts=parts, finish_reason=finish, usage=Usage(**counts), tool_calls=calls, error=error)
+    notes = tuple(check_text(note, "a note") for note in as_list(data.get("notes", ()), "notes"))
+    reply = RecordedReply(
+        parts=parts, finish_reason=finish, usage=Usage(**counts), tool_calls=calls, error=error, notes=notes
     )
+    return Interaction(asked, reply)
 
 
 def _message_form_from(item: JsonValue) -> Form:

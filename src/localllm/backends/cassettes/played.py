@@ -110,7 +110,8 @@ class PlayedRequest:
         self.ended = True
         usage = self._usage()
         self._on_end(self, usage)
-        calls = self._reply.tool_calls if reason == self._reply.finish_reason else ()
+        as_recorded = reason == self._reply.finish_reason
+        calls, notes = (self._reply.tool_calls, self._reply.notes) if as_recorded else ((), ())
         timings = timings_of(
             submitted_s=self.submitted_s,
             started_s=self._started_s,
@@ -118,7 +119,7 @@ class PlayedRequest:
             ended_s=self._clock.now(),
             generated=usage.completion_tokens,
         )
-        self._push(GenerationEnded(reason, usage, timings, None, calls, error))
+        self._push(GenerationEnded(reason, usage, timings, None, calls, error, notes))
 
     def _usage(self) -> Usage:
         """Return what was recorded; of a reply that is cut off now, the tokens of the part that was played."""

@@ -88,6 +88,7 @@ class Listener:
             usage=evolve(end.usage, cached_tokens=0),
             tool_calls=end.tool_calls,
             error=None if end.error is None else failure_of(end.error, self._folders),
+            notes=end.notes,
         )
 
 

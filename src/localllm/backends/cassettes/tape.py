@@ -42,6 +42,7 @@ class RecordedReply:
         usage: Its cost in tokens; cached ones are not kept, for they depend on what was asked before.
         tool_calls: The calls that its end told.
         error: What failed.
+        notes: What its end noted.
     """
 
     parts: tuple[Part, ...] = ()
@@ -49,6 +50,7 @@ class RecordedReply:
     usage: Usage = Usage()
     tool_calls: tuple[ToolCall, ...] = ()
     error: Failure | None = None
+    notes: tuple[str, ...] = ()
 
 
 @frozen

@@ -13,6 +13,7 @@ from localllm.chat.dialects.syntax import CallSyntax, DialectSyntax, ThoughtSynt
 from localllm.chat.dialects.tape import Reading, Tape, first_part
 from localllm.messages import ToolCall
 
+_NOTED_CHARS = 80
 _MAX_BROKEN = 32  # calls that broke, after which their marks are text: each has what comes after it read again
 
 
@@ -54,7 +55,7 @@ class ReplyParser:
         self._thinking = in_thought and syntax.thought is not None
         self._said = False  # text that is more than white space
         self._after_call = False
-        self._broken = 0
+        self._broken: list[str] = []  # how each call that broke begins
         self._call_marks = call_marks(self._calls) if self._calls else ()
         self._reading = self._read()
         next(self._reading)
@@ -65,6 +66,11 @@ class ReplyParser:
     def calls(self) -> tuple[ToolCall, ...]:
         """The whole calls so far."""
         return tuple(self._sink.calls)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What looked like a call, could not be read as one, and stayed text."""
+        return tuple(f"what begins like a call could not be read as one: {begin!r}" for begin in self._broken)
 
     @property
     def thinking(self) -> bool:
@@ -177,7 +183,7 @@ class ReplyParser:
         marks = tuple(mark for mark in (syntax.text_open, syntax.text_close, *syntax.silent) if mark)
         if thought and (thought.anywhere or not self._said):
             marks += (thought.open, thought.close)
-        if self._calls and self._broken < _MAX_BROKEN and not (self._calls.start_only and self._said):
+        if self._calls and len(self._broken) < _MAX_BROKEN and not (self._calls.start_only and self._said):
             marks += self._call_marks
         return marks
 
@@ -233,8 +239,8 @@ class ReplyParser:
                 yield from tape.expect(syntax.section_close)
                 self._skip()
                 return
-        self._broken += 1
         tape.rewind()
+        self._broken.append(tape.text[tape.pos :].strip()[:_NOTED_CHARS])
         tape.space_now()
         tape.pos += skipped
         self._speak(tape.since())
