@@ -15,7 +15,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/nu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# Timings are part of what the tests check, so nothing runs beside them, with -j neither.
+# Timings are part of what some tests check, so nothing runs beside those, with -j neither.
 .NOTPARALLEL:
 .PHONY: help demo test lint types assets cover bench soak format clean distclean FORCE
 
@@ -39,13 +39,15 @@ assets: $(VENV)/.dev ## Fetch llama.cpp's vocabularies and templates, which the 
 	$(PY) -P tests/fetch_assets.py $(ASSETS)  # -P: else tests/typing would hide the standard library's
 
 cover: assets ## Run the tests; fail under 90% of lines and branches
-	$(PY) -m pytest --cov --cov-report=term --durations=10
+	$(PY) -m pytest -n auto --dist worksteal -m 'not timed and not soak' --cov --cov-report= --cov-fail-under=0 --durations=10
+	$(PY) -m pytest -n auto --dist worksteal -m 'timed and not soak' --cov --cov-append --cov-report=term --durations=10
 
 bench: $(VENV)/.dev ## Measure against llama-cpp-python, xllamacpp and a bare decode loop
 	$(PY) -m bench
 
-soak: assets ## Run the long tests and print their figures
+soak: assets ## Run the long tests and print their figures; look for new counterexamples
 	$(PY) -m pytest -m soak -s
+	$(PY) -m pytest -n auto --dist worksteal -m 'not timed and not soak' --hypothesis-profile=search
 
 format: $(VENV)/.dev ## Format the code and apply ruff's safe fixes
 	$(PY) -m ruff check --fix .

@@ -18,6 +18,7 @@ from localllm import (
     RenderedPrompt,
     Sink,
     TextDelta,
+    ToolDefinition,
 )
 from localllm.types import Message
 
@@ -75,7 +76,7 @@ class HandModel(LoadedModel):
     def detokenize(self, tokens: Sequence[int]) -> str:
         raise IndexError("no such token")
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
         return RenderedPrompt(repr(messages), ())
 
     def stats(self) -> ModelStats:

@@ -4,17 +4,67 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from localllm.backends.worker.process import SPINS
+
 # Fewer examples than hypothesis's 100 where a test says nothing: there are hundreds of such tests, and `make test` is
-# to stay a matter of minutes. `--hypothesis-profile=default` brings them back.
-settings.register_profile("quick", max_examples=50)
+# to stay a matter of minutes. They are the same at each run, so that what fails is what was changed; `make soak` looks
+# for new ones, with the profile "search".
+settings.register_profile("quick", max_examples=50, derandomize=True)
+settings.register_profile("search", max_examples=300, print_blob=True)
 settings.load_profile("quick")
 
+# Tests run beside each other, in as many processes as there are cores. With llama.cpp's threads, too, there would be
+# more to run than cores, and they wait for each other: each process gets its share, and who waits spins but briefly.
+os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_THREAD_LIMIT", str(max((os.cpu_count() or 1) // processes, 1)))
+
+# A shell that starts something in the background lets it ignore Ctrl-C, which is what some tests are about.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_TESTS = Path(__file__).parent
+# What is about moments, processes or a terminal: `make test` runs it after the rest, with less beside it.
+_TIMED = (
+    "cli/test_interactive.py",
+    "cli/test_model_commands.py",
+    "cli/test_oneshot.py",
+    "cli/test_terminal.py",
+    "output/test_limits.py",
+    "test_interrupts.py",
+    "test_memory.py",
+    "worker",
+)
+# What goes through very many cases of code that other tests cover: counting its lines would take half of the time.
+_EXHAUSTIVE = (
+    "chat/test_control_tokens.py",
+    "chat/test_hostile_tools.py",
+    "chat/test_open_turns.py",
+    "chat/test_origins.py",
+    "chat/test_shapes.py",
+    "chat/test_transformers.py",
+    "models/test_hostile.py",
+    "output/test_replies.py",
+    "test_batch.py",
+    "test_overflow.py",
+)
+
 _ASSETS = Path(__file__).parents[1] / ".cache" / "llama-assets" / "models"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs last, and what coverage is not counted for."""
+    for marker, names in (("timed", _TIMED), ("no_cover", _EXHAUSTIVE)):
+        places = [_TESTS / name for name in names]
+        for item in items:
+            if any(item.path.is_relative_to(place) for place in places):
+                item.add_marker(marker)
 
 
 @pytest.fixture(scope="session")

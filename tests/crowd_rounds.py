@@ -16,8 +16,8 @@ from collections import Counter
 from localllm import AsyncChatSession, AsyncModel, ChatSession, Model, ModelConfig, ModelManager
 from tests.memory_rounds import pss_bytes
 
-SYSTEM = "You answer in a few words."
-PROMPTS = [f"Tell me something about the number {number}." for number in range(10)]
+SYSTEM = "Be brief."
+PROMPTS = [f"What is number {number}?" for number in range(10)]
 TOKENS = 4
 CONFIG = ModelConfig(n_ctx=2048, cache_ram_bytes=1 << 20, max_queue=10_000)
 
@@ -120,6 +120,7 @@ def main() -> None:
         crowd.run(threads, warm_up, seed + 100_000)
         before = pss_bytes()
         crowd.run(threads, chats, seed)
+        crowd.alone_in_company(random.Random(seed))  # the last cancels have taken effect before its answer
         stats = crowd.model.stats()
         figures = {
             "done": dict(crowd.done),

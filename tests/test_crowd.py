@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from localllm.backends.worker.process import SPINS
-
 ROOT = Path(__file__).parents[1]
 MEGABYTE = 1 << 20
 
@@ -32,8 +30,7 @@ def run(threads: int, chats: int, *, warm_up: int = 0, seed: int = 1) -> Figures
     """Run a crowd in a process of its own.
 
     glibc keeps what is freed, up to a dozen megabytes of it here, and gives some back now and then: that is neither use
-    nor a leak, and would hide one. With a fixed threshold large blocks go back to the system at once. Threads spin as
-    little as in a worker, so that a busy machine does not make it take forever.
+    nor a leak, and would hide one. With a fixed threshold large blocks go back to the system at once.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.crowd_rounds", *map(str, (threads, chats, warm_up, seed))],
@@ -41,22 +38,22 @@ def run(threads: int, chats: int, *, warm_up: int = 0, seed: int = 1) -> Figures
         text=True,
         check=False,
         cwd=ROOT,
-        env={"GOMP_SPINCOUNT": str(SPINS), **os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)},
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)},
     )
     assert done.returncode == 0, done.stderr
     return Figures(**json.loads(done.stdout))
 
 
-@pytest.mark.parametrize(("chats", "seed"), [(3, 1), (3, 1001), (2, 2001), (2, 3001)])
-def test_a_crowd_gets_the_texts_that_each_would_get_alone(chats: int, seed: int) -> None:
+@pytest.mark.parametrize("seed", [1, 1001])
+def test_a_crowd_gets_the_texts_that_each_would_get_alone(seed: int) -> None:
     """16 threads, with cancels, forks and async users: no cross-talk, no error, nothing left running.
 
-    Together a tenth of the long run below, in parts that take seconds.
+    Together a tenth of the long run below.
     """
-    figures = run(16, chats, seed=seed)
+    figures = run(16, 5, seed=seed)
     assert figures.mistakes == []
     assert figures.left == 0
-    assert sum(figures.done.values()) >= 16 * chats
+    assert sum(figures.done.values()) >= 80
 
 
 @pytest.mark.soak

@@ -21,9 +21,13 @@ from localllm import AsyncModelManager, BackendError, FakeBackend, FakeReply, Mo
 
 ROOT = Path(__file__).parent.parent
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BATCH_BLOCKS = CODE.findall((ROOT / "docs" / "batch.md").read_text())
-MANAGER_BLOCKS = CODE.findall((ROOT / "docs" / "manager.md").read_text())
-README_BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+BLOCKS = {  # by its place, such as "batch-0"
+    f"{page.stem}-{number}": block
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for number, block in enumerate(CODE.findall(page.read_text(encoding="utf-8")))
+}
+README_BLOCKS = [name for name in BLOCKS if name.startswith("README-")]
+SCRIPTS = [name for name in BLOCKS if name.startswith(("batch-", "estimate-", "gguf-", "manager-", "worker-"))]
 
 
 def run(*arguments: str | Path) -> str:
@@ -168,19 +172,11 @@ def test_a_job_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(answers.read_text().splitlines()) == 6
 
 
-@pytest.mark.parametrize("number", range(len(BATCH_BLOCKS)))
-def test_the_code_in_docs_batch_runs(number: int, tmp_path: Path) -> None:
-    """Each block of docs/batch.md is whole, and does what the page says, on the real model."""
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_code_in_docs_runs(name: str, tmp_path: Path) -> None:
+    """Each block is whole, and does what its page says, on the real model. Other pages have tests of their own."""
     block = tmp_path / "block.py"
-    block.write_text(BATCH_BLOCKS[number])
-    assert run(block).strip()
-
-
-@pytest.mark.parametrize("number", range(len(MANAGER_BLOCKS)))
-def test_the_code_in_docs_manager_runs(number: int, tmp_path: Path) -> None:
-    """Each block of docs/manager.md is whole, and does what the page says, on the real model."""
-    block = tmp_path / "block.py"
-    block.write_text(MANAGER_BLOCKS[number])
+    block.write_text(BLOCKS[name])
     assert run(block).strip()
 
 
@@ -290,21 +286,33 @@ def test_a_client_that_leaves_ends_its_reply() -> None:
     asyncio.run(asyncio.wait_for(main(), 15))
 
 
-@pytest.mark.parametrize("number", range(len(README_BLOCKS)))
-def test_readme_code_runs(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", README_BLOCKS)
+def test_readme_code_runs(name: str, tmp_path: Path) -> None:
     """Each block is whole: pasted into a file it runs, on the real model where it loads one."""
-    block = tmp_path / f"block_{number}.py"
-    block.write_text(README_BLOCKS[number])
-    if "def test_" in README_BLOCKS[number]:
+    block = tmp_path / "block.py"
+    block.write_text(BLOCKS[name])
+    if "def test_" in BLOCKS[name]:
         assert "passed" in run("-m", "pytest", "-q", "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider", block)
     else:
         assert run(block).strip()
 
 
-def test_readme_code_is_typed(tmp_path: Path) -> None:
+def test_every_page_is_linked() -> None:
+    """From README or another page: what nobody finds, nobody reads."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    lost = [
+        page.name
+        for page in pages[1:]
+        if not any(f"{page.name})" in text for other, text in texts.items() if other != page)
+    ]
+    assert lost == []
+
+
+def test_the_code_in_readme_and_docs_is_typed(tmp_path: Path) -> None:
     """A reader who pastes it into a strictly checked project sees no error."""
-    for number, block in enumerate(README_BLOCKS):
-        (tmp_path / f"block_{number}.py").write_text(block)
+    for name, block in BLOCKS.items():
+        (tmp_path / f"{name.replace('-', '_')}.py").write_text(block)
     assert len(README_BLOCKS) == 4
     out = run("-m", "mypy", "--config-file", ROOT / "pyproject.toml", *sorted(tmp_path.glob("*.py")))
     assert "Success" in out

@@ -163,7 +163,7 @@ def test_llama_cpp_is_the_default(tmp_path: Path) -> None:
         ("__main__:Backend", "process", "a worker does not run your program"),
         (None, "fiber", "isolation must be 'process', 'thread' or None; got 'fiber'"),
     ],
-    ids=str,
+    ids=["instance", "main", "fiber"],
 )
 def test_where_a_backend_runs(backend: Backend | str | None, isolation: str, says: str) -> None:
     """A process is refused to an instance, and to what only this program has."""

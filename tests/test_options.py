@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast, get_args, get_origin, get_type_hints
 
 import pytest
@@ -108,6 +109,8 @@ CONFIG_GOOD: dict[str, list[object]] = {
     "n_parallel": [1, 256, None],
     "max_queue": [0, 1],
     "cache_ram_bytes": [0, 1 << 40],
+    "prompt_cache_dir": [Path("/var/cache/prompts"), None],
+    "prompt_cache_bytes": [1, 1 << 40],
     "n_batch": [1, 65536, None],
     "kv_type": ["f16", "q8_0", "f32"],
     "flash_attention": [True, False, None],
@@ -129,6 +132,8 @@ CONFIG_BAD: dict[str, list[object]] = {
     "n_parallel": [0, 257],
     "max_queue": [-1, None],
     "cache_ram_bytes": [-1, None, 1.5],
+    "prompt_cache_dir": ["", "a\0b", b"/tmp", 7],
+    "prompt_cache_bytes": [0, None, 1.5],
     "n_batch": [0, 65537],
     "kv_type": ["q4_0", None, 7],
     "flash_attention": [1, "yes"],

@@ -196,11 +196,11 @@ def test_a_long_conversation_with_tools_in_it_goes_on() -> None:
 
     script = [
         reply
-        for turn in range(50)
+        for turn in range(30)
         for reply in (FakeReply(tool_calls=(ToolCall("look", {"n": turn}, str(turn)),)), f"answer {turn}")
     ]
     with chatting(*script, config=SMALL, system="s", tools=[look], overflow="drop_oldest") as (chat, backend):
-        for turn in range(50):
+        for turn in range(30):
             assert chat.send(f"question {turn}").text == f"answer {turn}"
         assert len(chat.history) == 201
         for request in backend.requests:
@@ -288,20 +288,33 @@ def test_bisection_finds_the_first_place(count: int, first: int) -> None:
     assert first_where(count, lambda place: place >= first) == min(first, count)
 
 
-def test_fifty_turns_through_a_small_window_of_the_real_model(smollm2_path: Path) -> None:
-    """No error, nothing lost from the history, the order right, and between drops little is read anew."""
+def _converse(path: Path, turns: int, n_ctx: int) -> int:
+    """Have a conversation that its window does not hold; return how many messages it dropped."""
     with ModelManager() as models:
-        model = models.load(smollm2_path, config=ModelConfig(n_ctx=1024))
+        model = models.load(path, config=ModelConfig(n_ctx=n_ctx))
         chat = ChatSession(model, system="Be terse.", overflow="drop_oldest", max_tokens=6, temperature=0.0)
         dropped: list[Message] = []
-        for turn in range(50):
+        for turn in range(turns):
             reply = chat.send(f"This is message number {turn}. What is the next number?")
             dropped += reply.dropped
             assert reply.finish_reason in ("stop", "length")
-            assert reply.usage.prompt_tokens < 1024 - 6
+            assert reply.usage.prompt_tokens < n_ctx - 6
             if turn > 5 and not reply.dropped:
                 assert reply.usage.cached_tokens > 0.6 * reply.usage.prompt_tokens
         asked = [message.content.split()[4] for message in chat.history if message.role == "user"]
-        assert asked == [f"{turn}." for turn in range(50)]
+        assert asked == [f"{turn}." for turn in range(turns)]
         assert tuple(dropped) == chat.history[1 : len(dropped) + 1]
-        assert len(dropped) > 20
+        return len(dropped)
+
+
+def test_twenty_turns_through_a_small_window_of_the_real_model(smollm2_path: Path) -> None:
+    """No error, nothing lost from the history, the order right, and between drops little is read anew."""
+    assert _converse(smollm2_path, 20, 512) > 6
+
+
+@pytest.mark.soak
+def test_fifty_turns_through_a_window_of_the_real_model(smollm2_path: Path) -> None:
+    """The same, longer, in a window of 1,024 tokens."""
+    dropped = _converse(smollm2_path, 50, 1024)
+    print(f"\n50 turns through a window of 1,024 tokens: {dropped} messages were dropped")
+    assert dropped > 20

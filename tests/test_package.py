@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -33,11 +34,20 @@ def run(*command: str | Path, check: bool = True, **variables: str) -> subproces
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built as for a release but with the build backend that is installed here."""
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what a release is: the source distribution, and the wheel that is built from it.
+
+    As for a release, but with the build backend that is installed here.
+    """
     out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT)
-    (built,) = out.glob("*.whl")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT)
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    """The wheel."""
+    (built,) = dist.glob("*.whl")
     return built
 
 
@@ -69,14 +79,28 @@ def test_the_wheel_fits_every_platform_and_is_typed(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"localllm"}
 
 
+def test_the_source_distribution_has_all_that_its_readme_speaks_of(dist: Path) -> None:
+    """Also the Makefile of its two commands, the tests that they run, and every page that it links to."""
+    (built,) = dist.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    links = re.findall(r"\]\((?!https:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 10
+    assert {*links, "Makefile", "LICENSE", "pyproject.toml", "tests/conftest.py", "tests/fetch_assets.py"} <= names
+    assert not [name for name in names if "__pycache__" in name or ".venv" in name]
+
+
 def test_an_index_would_accept_the_wheel(wheel: Path) -> None:
     """`twine check --strict` finds nothing in the metadata or in the README to complain of."""
     assert "PASSED" in run(sys.executable, "-m", "twine", "check", "--strict", wheel).stdout
 
 
-def test_the_core_needs_few_packages() -> None:
+def test_the_core_needs_few_packages(wheel: Path) -> None:
     """What has no extra's name on it is needed by everybody, so it stays short and needs no compiler."""
-    needed = importlib.metadata.requires("localllm") or []
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        told = archive.read(name).decode()
+    needed = re.findall(r"^Requires-Dist: (.+)$", told, re.MULTILINE)
     core = {re.split(r"[<>=\[ ;]", line)[0] for line in needed if "extra ==" not in line}
     assert core == CORE_DEPENDENCIES
 

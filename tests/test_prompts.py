@@ -66,7 +66,7 @@ _BAD_PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize(("prompt", "error", "says"), _BAD_PROMPTS, ids=[repr(case[0]) for case in _BAD_PROMPTS])
+@pytest.mark.parametrize(("prompt", "error", "says"), _BAD_PROMPTS, ids=[case[2] for case in _BAD_PROMPTS])
 def test_a_prompt_that_cannot_be_used_is_refused(prompt: object, error: type[Exception], says: str) -> None:
     """With a message that says why, before anything is sent; the session goes on."""
     with chatting("fine") as (chat, backend):

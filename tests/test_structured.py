@@ -242,18 +242,57 @@ def test_a_prefix_is_part_of_the_value() -> None:
         assert backend.requests[0].prefix == '{"name": '
 
 
+def test_whatever_asks_takes_a_schema() -> None:
+    """Another answer, alternatives and the rest of a cut one, too; none remembers the schema of the old reply."""
+    bob = '{"name": "Bob", "age": 7}'
+    with chatting(ADA, bob, FakeReply(chunks=list(ADA)), "free", ADA, bob, ADA, " 36}") as (chat, backend):
+        assert chat.send("hi", schema=Person).parsed == Person("Ada", 36)
+        assert chat.regenerate(schema=Person).parsed == Person("Bob", 7)
+        again = chat.stream_regenerate(schema=Person)
+        assert list(again.partials())[-1] == {"name": "Ada", "age": 36}
+        assert again.reply.parsed == Person("Ada", 36)
+        assert chat.regenerate().parsed is None
+        assert texts(chat.history) == ["hi", "free"]
+        ada, bo = chat.alternatives("and?", 2, schema=Person)
+        assert (ada.parsed, bo.parsed) == (Person("Ada", 36), Person("Bob", 7))
+        chat.choose(bo)
+        assert texts(chat.history) == ["hi", "free", "and?", bob]
+        with pytest.raises(TruncatedOutputError):
+            chat.regenerate(schema=Person, max_tokens=3)
+        rest = chat.stream_continue(schema=Person)
+        assert list(rest.partials()) == [{"name": "Ada", "age": 36}]
+        assert rest.reply.parsed == Person("Ada", 36)
+        held = [request.grammar is not None for request in backend.requests]
+        assert held == [True, True, True, False, True, True, True, True]
+
+
+def test_an_answer_again_that_the_type_refuses_leaves_the_old_one() -> None:
+    """As any failed one does."""
+    with chatting(ADA, '{"name": "Methuselah", "age": 969}') as (chat, _):
+        chat.send("hi")
+        with pytest.raises(OutputValidationError, match="age"):
+            chat.regenerate(schema=Person)
+        assert texts(chat.history) == ["hi", ADA]
+
+
 def test_async_sessions_have_values_and_partials() -> None:
     """The same, awaited."""
 
     async def main() -> None:
-        async with AsyncModelManager(FakeBackend([ADA, FakeReply(chunks=list(ADA)), ADA])) as models:
+        script: list[str | FakeReply] = [ADA, ADA, ADA, ADA, ADA, FakeReply(chunks=list(ADA)), ADA, " 36}"]
+        async with AsyncModelManager(FakeBackend(script)) as models:
             chat = AsyncChatSession(await models.load("fake"))
             assert (await chat.send("hi", schema=Person)).parsed == Person("Ada", 36)
+            assert (await chat.regenerate(schema=Person)).parsed == Person("Ada", 36)
+            assert (await chat.stream_regenerate(schema=Person).reply()).parsed == Person("Ada", 36)
+            replies = await chat.alternatives("hi", 2, schema=Person)
+            assert [reply.parsed for reply in replies] == [Person("Ada", 36)] * 2
             stream = chat.stream("hi", schema=Person)
             assert [partial async for partial in stream.partials()][-1] == {"name": "Ada", "age": 36}
             assert (await stream.reply()).parsed == Person("Ada", 36)
             with pytest.raises(TruncatedOutputError):
-                await chat.send("hi", schema=Person, max_tokens=2)
+                await chat.send("hi", schema=Person, max_tokens=3)
             assert chat.history[-2] == Message.user("hi")
+            assert (await chat.stream_continue(schema=Person).reply()).parsed == Person("Ada", 36)
 
     asyncio.run(asyncio.wait_for(main(), 15))

@@ -298,7 +298,7 @@ def test_results_are_told_as_text_or_json(value: object, text: str) -> None:
     assert succeeded(ToolCall("x"), value).content == text
 
 
-@pytest.mark.parametrize("value", [object(), "a\0b", "\ud800", ["\ud800"], {1, object()}], ids=repr)
+@pytest.mark.parametrize("value", [object(), "a\0b", "\ud800", ["\ud800"], {1, object()}])
 def test_results_that_cannot_be_told_are_errors(value: object) -> None:
     """No JSON, or no text that a model could be given."""
     told = succeeded(ToolCall("x"), value)

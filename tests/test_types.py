@@ -24,6 +24,7 @@ from localllm import (
     Role,
     Timings,
     TokenIds,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
@@ -48,8 +49,12 @@ messages = st.builds(
 )
 counts = st.integers(0, 2**40)
 seconds = st.floats(0, 1e6)
+likely = st.tuples(counts, texts, st.floats(max_value=0, allow_nan=False))
+logprobs = st.builds(
+    lambda one, top: TokenLogprob(one[0], one[1], one[2], top), likely, st.lists(likely, max_size=3).map(tuple)
+)
 replies = st.builds(
-    lambda message, reason, usage, timings, dropped: Reply(
+    lambda message, reason, usage, timings, dropped, chances, noted: Reply(
         message.content,
         message,
         reason,
@@ -58,12 +63,16 @@ replies = st.builds(
         thought=message.thought,
         tool_calls=message.tool_calls,
         dropped=dropped,
+        logprobs=chances,
+        notes=noted,
     ),
     messages,
     finish_reasons,
     st.builds(Usage, counts, counts, counts, counts),
     st.builds(Timings, seconds, seconds, seconds, seconds, seconds),
     st.lists(messages, max_size=2).map(tuple),
+    st.lists(logprobs, max_size=3).map(tuple),
+    st.lists(texts, max_size=2).map(tuple),
 )
 
 
@@ -84,6 +93,13 @@ def test_a_reply_survives_json(reply: Reply) -> None:
     """`parsed` aside, which belongs to the caller's own types."""
     assert Reply.from_dict(_through_json(reply.to_dict())) == reply
     assert Reply.from_dict(json.loads(reply.to_json())) == reply
+
+
+@given(logprobs)
+def test_log_probabilities_are_json_as_any_reader_takes_it(one: TokenLogprob) -> None:
+    """Those of what cannot be, too: JSON has no infinite numbers."""
+    text = json.dumps(one.to_dict(), allow_nan=False)
+    assert TokenLogprob.from_dict(json.loads(text)) == one
 
 
 @given(tool_calls)
@@ -182,6 +198,12 @@ def test_json_that_is_no_message_is_refused(data: dict[str, JsonValue], says: st
         ({"message": "hi"}, "a reply's message must be a JSON object"),
         ({"dropped": [7]}, "a dropped message must be a JSON object"),
         ({"dropped": 7}, "must be a list"),
+        ({"logprobs": 7}, "must be a list"),
+        ({"logprobs": [7]}, "a log-probability must be a JSON object"),
+        ({"logprobs": [{"token": 7, "text": "x"}]}, r"missing \['logprob'\]"),
+        ({"logprobs": [{"token": "7", "text": "x", "logprob": -1}]}, "no token, text and log-probability"),
+        ({"logprobs": [{"token": 7, "text": "x", "logprob": True}]}, "no token, text and log-probability"),
+        ({"logprobs": [{"token": 7, "text": "x", "logprob": -1, "top": [[7, "x"]]}]}, "no token, text and log"),
     ],
     ids=repr,
 )

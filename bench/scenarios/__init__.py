@@ -10,6 +10,7 @@ from bench.scenarios.base import Scenario
 from bench.scenarios.chats import concurrent, interleaved, second_turn, shared_burst, single, turns
 from bench.scenarios.costs import cancel, import_time, loop_lag, memory, overhead
 from bench.scenarios.schemas import schema, schemas
+from bench.scenarios.starts import inspect, prompt_cache
 from bench.scenarios.streams import growth, interference, occupied
 from bench.scenarios.transfer import download
 from bench.scenarios.worker import busy_host, worker
@@ -206,6 +207,31 @@ BASICS = (
     ),
 )
 
+STARTS = (
+    Scenario(
+        name="prompt cache",
+        run=prompt_cache,
+        measures=(
+            Measure(
+                "found",
+                "first token of the first chat in a new process, an 800-word system prompt on disk",
+                "s",
+            ),
+            Measure("read", "the same without it on disk", "s"),
+            Measure("ratio", "the former by the latter", "", (Bound("<=", 0.15),)),
+            Measure("size", "what is on disk", "MiB"),
+        ),
+        systems=(LOCALLLM,),
+        warm_up=False,  # each figure has a process of its own
+    ),
+    Scenario(
+        name="inspect",
+        run=inspect,
+        measures=(Measure("command", "`localllm inspect` as a whole command", "s", (Bound("<=", 0.3),)),),
+        systems=(LOCALLLM,),
+    ),
+)
+
 WORKERS = (
     Scenario(
         name="Worker",
@@ -295,10 +321,12 @@ TRANSFERS = (
             Measure("rate", "a file of 1 GiB over loopback, checked and brought to the disk", "MB/s"),
             Measure("curl", "the same by curl, which does neither", "MB/s"),
             Measure("ratio", "the former by the latter", "", (Bound(">=", 0.8),)),
-            Measure("memory", "memory that it grows by meanwhile", "MiB", (Bound("<=", 64.0),)),
+            Measure("cpu", "processor time for it, of which SHA-256 takes about 0.6 s", "s"),
+            Measure("curl_cpu", "curl's", "s"),
+            Measure("memory", "memory that it grows by meanwhile, at its peak", "MiB", (Bound("<=", 64.0),)),
         ),
         systems=(LOCALLLM,),
     ),
 )
 
-SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS, *STRUCTURED, *WORKERS, *TRANSFERS)
+SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS, *STARTS, *STRUCTURED, *WORKERS, *TRANSFERS)

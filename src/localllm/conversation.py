@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ from attrs import evolve, field, frozen
 from typing_extensions import TypeForm
 
 from localllm._json import check_text
+from localllm.ahead import Ahead, Preload, keep_nothing, log_preload
 from localllm.backends.base import GenerateHandle, GenerateRequest
 from localllm.chat.history import History
 from localllm.chat.overflow import OVERFLOWS, Overflow
@@ -29,18 +29,7 @@ from localllm.stages import Ask, RunCalls, Shorten, Stage, StageSink
 from localllm.tools.run import ToolRun
 from localllm.tools.tool import Toolbox
 from localllm.turn import Turn
-from localllm.types import (
-    BackendEvent,
-    GenerationEnded,
-    Message,
-    Prompt,
-    PromptProgress,
-    Reply,
-    TextDelta,
-    ToolCallDelta,
-    ToolCallEnded,
-    ToolCallStarted,
-)
+from localllm.types import Message, Prompt, Reply
 
 Runner: TypeAlias = Callable[[RunCalls, float | None, StageSink], ToolRun]
 """Begins to run calls, given also the seconds that each may take, and where its events go."""
@@ -48,7 +37,8 @@ Runner: TypeAlias = Callable[[RunCalls, float | None, StageSink], ToolRun]
 _SEEDS = 2**32 - 1
 """One more than the largest seed."""
 
-_log = logging.getLogger("localllm.session")
+_OF_PROMPT = ("thoughts", "tool_choice")
+"""Options that change what a model reads."""
 
 
 @frozen
@@ -108,7 +98,7 @@ class Conversation:
         self._history = History.of(system, history)
         self._turns: tuple[Turn, ...] = ()  # the one that is running, or several alternatives
         self._offers: list[tuple[ChatCourse, tuple[Message, ...]]] = []
-        self._preload: _Preload | None = None
+        self._ahead = Ahead()
         self._lock = RLock()  # reentrant: a signal handler may cancel, and so settle a turn, in the middle of anything
 
     @property
@@ -173,10 +163,44 @@ class Conversation:
         """
         with self._idle():
             messages = self._history.drafted(draft)
-            self._cancel_preload()
+            self._ahead.end()
             request = self._reading(messages)
             if request is not None:
-                self._preload = _Preload(self.model.submit(request, _log_preload), messages)
+                self._ahead.read(Preload(self.model.submit(request, log_preload), messages))
+
+    def complete(self, turn: Turn, text: str, options: Mapping[str, object]) -> bool:
+        """Start `turn` as a guess at how a user's unfinished `text` goes on, in place of the last guess.
+
+        The turn keeps nothing. The caller cancels it if this raises.
+
+        Args:
+            turn: Has the guess for its text.
+            text: What the user has typed.
+            options: Of the guess; of the session's own only those that the prompt depends on count.
+
+        Returns:
+            False if there is nothing to go on from, so that the turn was not started.
+
+        Raises:
+            InvalidPromptError: The text cannot be used.
+            InvalidOptionError: An option is out of range.
+            SessionBusyError: Another turn is running.
+            ClosedError: The model is closed.
+        """
+        of_prompt = {name: self._options[name] for name in _OF_PROMPT if name in self._options}
+        checked = RequestOptions.of(of_prompt, options, {"run_tools": False})
+        wish = Wish(options=evolve(checked, stop=(*checked.stop, "\n")), purpose="complete")
+        message = Message.user(text)
+        with self._idle():
+            if not text.strip():
+                self._ahead.end()
+                return False
+            asked = self._history.asked(message)
+            self._ahead.guess(turn, asked.prompt)
+        # A summary is a reply of its own: too much for a guess.
+        overflow: Overflow = "drop_oldest" if self._overflow == "summarize" else self._overflow
+        turn.start(partial(self._begin, None, overflow), self._course(asked, wish), keep_nothing, checked.timeout_s)
+        return True
 
     def _reading(self, messages: tuple[Message, ...]) -> GenerateRequest | None:
         """Return the request to read messages and answer nothing; None if there are none."""
@@ -229,7 +253,7 @@ class Conversation:
             SessionBusyError: A turn is running.
         """
         with self._idle():
-            self._cancel_preload()
+            self._ahead.end()
             self._offers = []
             self._history, removed = self._history.undone()
             return removed
@@ -241,7 +265,7 @@ class Conversation:
             SessionBusyError: A turn is running.
         """
         with self._idle():
-            self._cancel_preload()
+            self._ahead.end()
             self._offers = []
             self._history = self._history.cleared()
 
@@ -262,21 +286,18 @@ class Conversation:
     ) -> None:
         with self._idle():
             asked = change(self._history)
-            self._cancel_preload(unless_read_for=asked.prompt)
+            self._ahead.end(unless_read_for=asked.prompt)
             self._turns, self._offers = turns, []
         for index, turn in enumerate(turns):
-            course = ChatCourse(
-                asked,
-                _numbered(wish, index),
-                self._box,
-                shortens=self._overflow != "error",
-                n_ctx=self.model.info.n_ctx,
-            )
+            course = self._course(asked, _numbered(wish, index))
             keep = partial(self._keep if len(turns) == 1 else self._keep_offer, course)
-            begin = partial(self._begin, wish.options.tool_timeout_s)
+            begin = partial(self._begin, wish.options.tool_timeout_s, self._overflow)
             turn.start(begin, course, keep, wish.options.timeout_s, draft or Draft(wish.prefix))
 
-    def _begin(self, tool_timeout_s: float | None, stage: Stage, sink: StageSink) -> GenerateHandle:
+    def _course(self, asked: History, wish: Wish) -> ChatCourse:
+        return ChatCourse(asked, wish, self._box, shortens=self._overflow != "error", n_ctx=self.model.info.n_ctx)
+
+    def _begin(self, tool_timeout_s: float | None, overflow: Overflow, stage: Stage, sink: StageSink) -> GenerateHandle:
         """Carry out a stage of a turn."""
         match stage:
             case Ask():
@@ -284,7 +305,7 @@ class Conversation:
             case RunCalls():
                 return self._runner(stage, tool_timeout_s, sink)
             case Shorten():
-                return ShorteningRun(stage, self.model, self._overflow, sink)
+                return ShorteningRun(stage, self.model, overflow, sink)
             case _:
                 assert_never(stage)
 
@@ -318,11 +339,6 @@ class Conversation:
         for turn in self._turns:
             turn.settle_if_dropped()
 
-    def _cancel_preload(self, *, unless_read_for: tuple[Message, ...] = ()) -> None:
-        preload, self._preload = self._preload, None
-        if preload is not None and not preload.begins(unless_read_for):
-            preload.handle.cancel()
-
 
 def collected(turns: tuple[Turn, ...]) -> tuple[Reply[object], ...] | Literal[Pending.PENDING]:
     """Step all of `turns`, and return their replies once all have one. Raises the first failure."""
@@ -349,36 +365,3 @@ def _numbered(wish: Wish, index: int) -> Wish:
     if seed is None or not index:
         return wish
     return evolve(wish, options=evolve(wish.options, seed=(seed + index) % _SEEDS))
-
-
-@frozen
-class _Preload:
-    """Messages that the model was told to read.
-
-    Args:
-        handle: Ends the reading.
-        messages: What is read; the last one may be an unfinished draft.
-    """
-
-    handle: GenerateHandle
-    messages: tuple[Message, ...]
-
-    def begins(self, messages: tuple[Message, ...]) -> bool:
-        """Whether reading on saves work for `messages`; if not, it would only be in the way of them."""
-        known = len(self.messages) - 1
-        if len(messages) <= known or messages[:known] != self.messages[:known]:
-            return False
-        draft, whole = self.messages[known], messages[known]
-        return draft.role == whole.role and whole.content.startswith(draft.content)
-
-
-def _log_preload(event: BackendEvent) -> None:
-    """The sink of a preload, which is a hint: that it failed matters to nobody but a reader of logs."""
-    match event:
-        case GenerationEnded():
-            if event.error is not None:
-                _log.debug("a preload failed: %s", event.error)
-        case PromptProgress() | TextDelta() | ToolCallStarted() | ToolCallDelta() | ToolCallEnded():
-            return
-        case _:
-            assert_never(event)

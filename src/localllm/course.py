@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import define, evolve, field, frozen
 
 from localllm._json import JsonValue
-from localllm.backends.base import GenerateRequest
+from localllm.backends.base import GenerateRequest, Purpose
 from localllm.chat.grammar import Grammar
 from localllm.chat.history import History
 from localllm.chat.overflow import Shortened, summarized, summary_tokens
@@ -30,12 +30,14 @@ class Wish:
         form: What the reply is to be, if not text.
         grammar: What its text must look like.
         prefix: What the reply begins with.
+        purpose: "complete" for a guess at how the prompt goes on, in place of a reply.
     """
 
     options: RequestOptions
     form: OutputForm[object] | None = None
     grammar: Grammar | None = None
     prefix: str = ""
+    purpose: Purpose = "reply"
 
 
 @define(eq=False)
@@ -190,4 +192,5 @@ class ChatCourse:
             grammar=self._wish.grammar,
             tools=self._box.definitions,
             prefix="" if self._rounds else self._wish.prefix,
+            purpose=self._wish.purpose,
         )

@@ -27,11 +27,11 @@ class Draft:
 
     Args:
         prefix: What the first message begins with, given by the caller and not made by the model.
-        thought: The reasoning that goes with it.
+        thought_prefix: The reasoning that goes with it; None if there is none.
     """
 
     _prefix: str = ""
-    _before: str | None = None
+    _thought_prefix: str | None = None
     messages: list[Message] = field(factory=list, init=False)
     """Those of the stages that have ended."""
     results: list[ToolResult] = field(factory=list, init=False)
@@ -86,12 +86,13 @@ class Draft:
             reason: Why it ends.
             ended: The backend's end, if the consumer has all that was made.
         """
-        thought = (self._before or "") + "".join(self._thought)
+        thought = (self._thought_prefix or "") + "".join(self._thought)
         whole = ended is not None and not self._prefix
+        kept = len(self._prefix) - (0 if ended is None else ended.taken_chars)
         return Message(
             "assistant",
-            self.text,
-            thought=thought if thought or self._before is not None else None,
+            self._prefix[: max(kept, 0)] + "".join(self._text),
+            thought=thought if thought or self._thought_prefix is not None else None,
             tool_calls=() if ended is None else ended.tool_calls,
             finish_reason=reason,
             token_ids=ended.token_ids if ended is not None and whole else None,
@@ -127,4 +128,4 @@ class Draft:
 
     def _add(self, message: Message) -> None:
         self.messages.append(message)
-        self._text, self._thought, self.logprobs, self._prefix, self._before = [], [], [], "", None
+        self._text, self._thought, self.logprobs, self._prefix, self._thought_prefix = [], [], [], "", None

@@ -12,7 +12,7 @@ from typing import Self, Unpack
 from attrs import define
 
 from localllm._json import check_text
-from localllm.backends.base import GenerateHandle, GenerateRequest, LoadedModel, Sink
+from localllm.backends.base import GenerateHandle, GenerateRequest, LoadedModel, Sink, rendered
 from localllm.batch import Batch, BatchCallback, BatchItems, BatchResult
 from localllm.batch_results import BatchResults, batch_of
 from localllm.chat.history import check_messages
@@ -24,6 +24,7 @@ from localllm.options import GenerationOptions
 from localllm.pump import ThreadPump
 from localllm.residency.lease import Lease
 from localllm.saved.state import StateUse
+from localllm.tools.tool import Toolbox, Tools
 from localllm.types import Message
 
 
@@ -96,20 +97,24 @@ class Model:
         with self._asking("detokenize") as loaded:
             return loaded.detokenize(tokens)
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Tools = ()) -> RenderedPrompt:
         """Return the exact prompt that the model reads for `messages`, ready for its reply.
 
         Args:
             messages: A conversation, such as `ChatSession.history`.
+            tools: What the model may call, as for a `ChatSession`; none of them is called. The prompt is that of the
+                options' defaults: `tool_choice` and `thoughts` may change it.
 
         Raises:
             ClosedError: The model is closed.
             InvalidPromptError: There are no messages; PromptTypeError if something is no Message.
+            InvalidOptionError: A tool that cannot be used, or any with `chat_template="none"`.
             TemplateError: The chat template refuses the messages, or fails.
         """
         checked = check_messages(messages)
+        definitions = Toolbox.of(tools, awaits=True).definitions
         with self._asking("render") as loaded:
-            return loaded.render(checked)
+            return rendered(loaded, checked, definitions)
 
     def stats(self) -> ModelStats:
         """Return the figures so far, of all the times that the model was in memory; still answers after `close`."""

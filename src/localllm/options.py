@@ -10,11 +10,23 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypedDict, TypeVar, cast
+from pathlib import Path
+from typing import Literal, TypedDict, TypeVar, cast
 
 from attrs import Attribute, evolve, field, fields, frozen
 
+from localllm._validators import (
+    check_encodes,
+    check_folder,
+    check_texts,
+    folder_path,
+    integer,
+    number,
+    one_of,
+)
 from localllm.errors import InvalidOptionError, UnknownOptionError
+
+_V = TypeVar("_V")
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -61,74 +73,12 @@ class GenerationOptions(TypedDict, total=False):
     top_logprobs: int | None
 
 
-_V = TypeVar("_V")
-
-
-class _Check(Protocol):
-    """An attrs validator of a field of any type."""
-
-    def __call__(self, instance: object, attribute: Attribute[_V], value: _V, /) -> None: ...
-
-
-def _number(
-    low: float, high: float = math.inf, *, integral: bool = False, above: bool = False, none: str = ""
-) -> _Check:
-    """A validator: a finite number in [low, high], or above `low` if `above`; `none` says what None means."""
-    low_text = f"above {low}" if above else f"at least {low}"
-    allowed = f"{'an integer' if integral else 'a number'} {low_text}"
-    allowed += f" and at most {high}" if high != math.inf else ""
-    allowed += f", or None ({none})" if none else ""
-
-    def check(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
-        if value is None and none:
-            return
-        fits_type = isinstance(value, int if integral else (int, float)) and not isinstance(value, bool)
-        if not fits_type or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InvalidOptionError(f"{attribute.name} must be {allowed}; got {value!r:.80}")
-        if value > high or value < low or (above and value == low):
-            raise InvalidOptionError(f"{attribute.name} must be {allowed}; got {value!r}")
-
-    return check
-
-
-def _one_of(*choices: object) -> _Check:
-    """A validator: the value equals one of `choices`, and is of its type."""
-
-    def check(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
-        if not any(value == choice and type(value) is type(choice) for choice in choices):
-            names = ", ".join(repr(choice) for choice in choices)
-            raise InvalidOptionError(f"{attribute.name} must be one of {names}; got {value!r:.80}")
-
-    return check
-
-
 def _texts(value: str | Sequence[str]) -> tuple[str, ...]:
-    """A converter: one str becomes a tuple of one, a sequence a tuple; the rest is left for `_check_texts`."""
-    given: object = value  # what users pass is checked by `_check_texts`, with the option's name
+    """A converter: one str becomes a tuple of one, a sequence a tuple; the rest is left for `check_texts`."""
+    given: object = value  # what users pass is checked by `check_texts`, with the option's name
     if isinstance(given, bytes) or not isinstance(given, Sequence):
         return cast("tuple[str, ...]", value)
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _integer(low: int, high: int = 2**31 - 1, *, none: str = "") -> _Check:
-    """A validator: an integer in [low, high]; `none` says what None means."""
-    return _number(low, high, integral=True, none=none)
-
-
-def _check_texts(instance: object, attribute: Attribute[_V], value: _V, /) -> None:
-    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
-        raise InvalidOptionError(f"{attribute.name} must be a str or a sequence of str; got {value!r:.80}")
-    for text in value:
-        if not text:
-            raise InvalidOptionError(f"{attribute.name} holds an empty string, which would match everywhere")
-        _check_encodes(attribute.name, text)
-
-
-def _check_encodes(name: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise InvalidOptionError(f"{name} holds a lone surrogate: {text!r:.80}") from exc
 
 
 _Bias = tuple[tuple[int, float], ...]
@@ -166,7 +116,7 @@ def _check_choice(instance: object, attribute: Attribute[_V], value: _V, /) -> N
         return
     if not isinstance(value, tuple) or not value:
         raise InvalidOptionError(f"{attribute.name} must be a sequence of at least one str; got {value!r:.80}")
-    _check_texts(instance, attribute, value)
+    check_texts(instance, attribute, value)
     if len(set(value)) < len(value):
         raise InvalidOptionError(f"{attribute.name} holds a text twice; got {value!r:.80}")
 
@@ -176,7 +126,7 @@ def _check_pattern(instance: object, attribute: Attribute[_V], value: _V, /) -> 
         return
     if not isinstance(value, str) or not value:
         raise InvalidOptionError(f"{attribute.name} must be a str that is not empty; got {value!r:.80}")
-    _check_encodes(attribute.name, value)
+    check_encodes(attribute.name, value)
 
 
 @frozen(kw_only=True)
@@ -232,47 +182,47 @@ class RequestOptions:
         InvalidOptionError: A value of the wrong type or out of range; the message has both.
     """
 
-    max_tokens: int | None = field(default=None, validator=_integer(1, none="until the context is full"))
-    stop: tuple[str, ...] = field(default=(), converter=_texts, validator=_check_texts)
-    timeout_s: float | None = field(default=None, validator=_number(0, above=True, none="no limit"))
-    deterministic: bool = field(default=False, validator=_one_of(False, True))
-    seed: int | None = field(default=None, validator=_integer(0, 2**32 - 2, none="a new one each time"))
-    temperature: float = field(default=0.8, validator=_number(0, 100))
-    dynatemp_range: float = field(default=0.0, validator=_number(0, 100))
-    dynatemp_exponent: float = field(default=1.0, validator=_number(0, 100, above=True))
-    top_k: int = field(default=40, validator=_integer(0))
-    top_p: float = field(default=0.95, validator=_number(0, 1, above=True))
-    min_p: float = field(default=0.05, validator=_number(0, 1))
-    typical_p: float = field(default=1.0, validator=_number(0, 1, above=True))
-    top_n_sigma: float = field(default=-1.0, validator=_number(-1))
-    xtc_probability: float = field(default=0.0, validator=_number(0, 1))
-    xtc_threshold: float = field(default=0.1, validator=_number(0, 1))
-    dry_multiplier: float = field(default=0.0, validator=_number(0, 100))
-    dry_base: float = field(default=1.75, validator=_number(1, 100))
-    dry_allowed_length: int = field(default=2, validator=_integer(0))
-    dry_penalty_last_n: int = field(default=-1, validator=_integer(-1))
+    max_tokens: int | None = field(default=None, validator=integer(1, none="until the context is full"))
+    stop: tuple[str, ...] = field(default=(), converter=_texts, validator=check_texts)
+    timeout_s: float | None = field(default=None, validator=number(0, above=True, none="no limit"))
+    deterministic: bool = field(default=False, validator=one_of(False, True))
+    seed: int | None = field(default=None, validator=integer(0, 2**32 - 2, none="a new one each time"))
+    temperature: float = field(default=0.8, validator=number(0, 100))
+    dynatemp_range: float = field(default=0.0, validator=number(0, 100))
+    dynatemp_exponent: float = field(default=1.0, validator=number(0, 100, above=True))
+    top_k: int = field(default=40, validator=integer(0))
+    top_p: float = field(default=0.95, validator=number(0, 1, above=True))
+    min_p: float = field(default=0.05, validator=number(0, 1))
+    typical_p: float = field(default=1.0, validator=number(0, 1, above=True))
+    top_n_sigma: float = field(default=-1.0, validator=number(-1))
+    xtc_probability: float = field(default=0.0, validator=number(0, 1))
+    xtc_threshold: float = field(default=0.1, validator=number(0, 1))
+    dry_multiplier: float = field(default=0.0, validator=number(0, 100))
+    dry_base: float = field(default=1.75, validator=number(1, 100))
+    dry_allowed_length: int = field(default=2, validator=integer(0))
+    dry_penalty_last_n: int = field(default=-1, validator=integer(-1))
     dry_sequence_breakers: tuple[str, ...] = field(
-        default=("\n", ":", '"', "*"), converter=_texts, validator=_check_texts
+        default=("\n", ":", '"', "*"), converter=_texts, validator=check_texts
     )
-    mirostat: Literal[0, 1, 2] = field(default=0, validator=_one_of(0, 1, 2))
-    mirostat_tau: float = field(default=5.0, validator=_number(0, 100))
-    mirostat_eta: float = field(default=0.1, validator=_number(0, 1))
-    repeat_penalty: float = field(default=1.0, validator=_number(0, 100, above=True))
-    repeat_last_n: int = field(default=64, validator=_integer(-1))
-    frequency_penalty: float = field(default=0.0, validator=_number(-100, 100))
-    presence_penalty: float = field(default=0.0, validator=_number(-100, 100))
+    mirostat: Literal[0, 1, 2] = field(default=0, validator=one_of(0, 1, 2))
+    mirostat_tau: float = field(default=5.0, validator=number(0, 100))
+    mirostat_eta: float = field(default=0.1, validator=number(0, 1))
+    repeat_penalty: float = field(default=1.0, validator=number(0, 100, above=True))
+    repeat_last_n: int = field(default=64, validator=integer(-1))
+    frequency_penalty: float = field(default=0.0, validator=number(-100, 100))
+    presence_penalty: float = field(default=0.0, validator=number(-100, 100))
     logit_bias: _Bias = field(default=(), converter=_pairs, validator=_check_bias)
     regex: str | None = field(default=None, validator=_check_pattern)
     choice: tuple[str, ...] | None = field(default=None, converter=_choices, validator=_check_choice)
     grammar: str | None = field(default=None, validator=_check_pattern)
-    thoughts: Literal["keep", "drop", "off"] = field(default="keep", validator=_one_of("keep", "drop", "off"))
-    max_thought_tokens: int | None = field(default=None, validator=_integer(0, none="no limit"))
+    thoughts: Literal["keep", "drop", "off"] = field(default="keep", validator=one_of("keep", "drop", "off"))
+    max_thought_tokens: int | None = field(default=None, validator=integer(0, none="no limit"))
     tool_choice: str = field(default="auto", validator=_check_pattern)
-    parallel_tool_calls: bool = field(default=True, validator=_one_of(False, True))
-    run_tools: bool = field(default=True, validator=_one_of(False, True))
-    max_tool_rounds: int = field(default=8, validator=_integer(0, 1000))
-    tool_timeout_s: float | None = field(default=None, validator=_number(0, above=True, none="no limit"))
-    top_logprobs: int | None = field(default=None, validator=_integer(0, 100, none="none are wanted"))
+    parallel_tool_calls: bool = field(default=True, validator=one_of(False, True))
+    run_tools: bool = field(default=True, validator=one_of(False, True))
+    max_tool_rounds: int = field(default=8, validator=integer(0, 1000))
+    tool_timeout_s: float | None = field(default=None, validator=number(0, above=True, none="no limit"))
+    top_logprobs: int | None = field(default=None, validator=integer(0, 100, none="none are wanted"))
 
     def __attrs_post_init__(self) -> None:
         given = [name for name in ("regex", "choice", "grammar") if getattr(self, name) is not None]
@@ -311,6 +261,9 @@ class ModelConfig:
         n_batch: Tokens that one step computes at most.
         cache_ram_bytes: Host memory for chats that are idle while others run; 0 keeps them in the KV cache, where
             they slow the others down.
+        prompt_cache_dir: A folder for what the model computes of long system prompts, so that the next start need not
+            read them again; None writes nothing (docs/sessions.md). For llama.cpp; other backends take no notice.
+        prompt_cache_bytes: Bytes that the folder may hold; what was used longest ago goes first.
         kv_type: Precision of the KV cache: "f16", "q8_0" or "f32".
         flash_attention: Whether attention is computed in one fused step; None is with a GPU only (docs/defaults.md).
         chat_template: A Jinja template to use in place of the model's own; "none" for raw text: the messages' contents
@@ -326,26 +279,28 @@ class ModelConfig:
         InvalidOptionError: A value of the wrong type or out of range; the message has both.
     """
 
-    n_ctx: int | None = field(default=None, validator=_integer(8, none="as trained"))
+    n_ctx: int | None = field(default=None, validator=integer(8, none="as trained"))
     rope_scaling: Literal["none", "linear", "yarn"] | None = field(
-        default=None, validator=_one_of(None, "none", "linear", "yarn")
+        default=None, validator=one_of(None, "none", "linear", "yarn")
     )
-    rope_freq_scale: float | None = field(default=None, validator=_number(0, 1, above=True, none="what n_ctx needs"))
-    rope_freq_base: float | None = field(default=None, validator=_number(0, above=True, none="the model's"))
-    yarn_orig_ctx: int | None = field(default=None, validator=_integer(1, 2**32 - 1, none="as the model says"))
-    threads: int | None = field(default=None, validator=_integer(1, 1024, none="one for each core"))
+    rope_freq_scale: float | None = field(default=None, validator=number(0, 1, above=True, none="what n_ctx needs"))
+    rope_freq_base: float | None = field(default=None, validator=number(0, above=True, none="the model's"))
+    yarn_orig_ctx: int | None = field(default=None, validator=integer(1, 2**32 - 1, none="as the model says"))
+    threads: int | None = field(default=None, validator=integer(1, 1024, none="one for each core"))
     gpu_layers: int | Literal["auto"] = field(default="auto")
-    n_parallel: int | None = field(default=None, validator=_integer(1, 256, none="chosen by the backend"))
-    max_queue: int = field(default=1024, validator=_integer(0))
-    n_batch: int | None = field(default=None, validator=_integer(1, 65536, none="chosen by the backend"))
-    cache_ram_bytes: int = field(default=512 << 20, validator=_integer(0, 2**63 - 1))
-    kv_type: Literal["f16", "q8_0", "f32"] = field(default="f16", validator=_one_of("f16", "q8_0", "f32"))
-    flash_attention: bool | None = field(default=None, validator=_one_of(None, False, True))
+    n_parallel: int | None = field(default=None, validator=integer(1, 256, none="chosen by the backend"))
+    max_queue: int = field(default=1024, validator=integer(0))
+    n_batch: int | None = field(default=None, validator=integer(1, 65536, none="chosen by the backend"))
+    cache_ram_bytes: int = field(default=512 << 20, validator=integer(0, 2**63 - 1))
+    prompt_cache_dir: Path | None = field(default=None, converter=folder_path, validator=check_folder)
+    prompt_cache_bytes: int = field(default=1 << 30, validator=integer(1, 2**63 - 1))
+    kv_type: Literal["f16", "q8_0", "f32"] = field(default="f16", validator=one_of("f16", "q8_0", "f32"))
+    flash_attention: bool | None = field(default=None, validator=one_of(None, False, True))
     chat_template: str | None = field(default=None)
-    mmap: bool = field(default=True, validator=_one_of(False, True))
-    check_memory: bool = field(default=True, validator=_one_of(False, True))
-    step_ms: float = field(default=80.0, validator=_number(1, 60_000))
-    idle_step_ms: float = field(default=250.0, validator=_number(1, 60_000))
+    mmap: bool = field(default=True, validator=one_of(False, True))
+    check_memory: bool = field(default=True, validator=one_of(False, True))
+    step_ms: float = field(default=80.0, validator=number(1, 60_000))
+    idle_step_ms: float = field(default=250.0, validator=number(1, 60_000))
 
     @gpu_layers.validator
     def _check_gpu_layers(self, attribute: Attribute[object], value: object) -> None:
@@ -379,13 +334,13 @@ class Timeouts:
         InvalidOptionError: A value of the wrong type or out of range.
     """
 
-    start_s: float | None = field(default=60.0, validator=_number(0, above=True, none="no limit"))
-    load_s: float | None = field(default=600.0, validator=_number(0, above=True, none="no limit"))
-    first_token_s: float | None = field(default=600.0, validator=_number(0, above=True, none="no limit"))
-    between_tokens_s: float | None = field(default=120.0, validator=_number(0, above=True, none="no limit"))
-    reply_s: float | None = field(default=None, validator=_number(0, above=True, none="no limit"))
-    close_s: float = field(default=5.0, validator=_number(0, above=True))
-    heartbeat_s: float = field(default=5.0, validator=_number(0, above=True))
+    start_s: float | None = field(default=60.0, validator=number(0, above=True, none="no limit"))
+    load_s: float | None = field(default=600.0, validator=number(0, above=True, none="no limit"))
+    first_token_s: float | None = field(default=600.0, validator=number(0, above=True, none="no limit"))
+    between_tokens_s: float | None = field(default=120.0, validator=number(0, above=True, none="no limit"))
+    reply_s: float | None = field(default=None, validator=number(0, above=True, none="no limit"))
+    close_s: float = field(default=5.0, validator=number(0, above=True))
+    heartbeat_s: float = field(default=5.0, validator=number(0, above=True))
 
 
 OPTION_NAMES: tuple[str, ...] = tuple(attribute.name for attribute in fields(RequestOptions))

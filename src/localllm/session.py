@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Self, TypeVar, Unpack, overload
-
-from typing_extensions import TypeForm
+from typing import Self, Unpack
 
 from localllm import saving
-from localllm._json import JsonValue
+from localllm.ahead import guessed
+from localllm.asking import Asking
 from localllm.chat.overflow import Overflow
-from localllm.conversation import Conversation, Demand, check_count, collected
+from localllm.conversation import Conversation
 from localllm.errors import InvalidOptionError
 from localllm.model import Model
 from localllm.options import GenerationOptions
-from localllm.outcome import plain
 from localllm.pump import ThreadPump
 from localllm.saved.state import StateUse
 from localllm.stages import RunCalls, StageSink
-from localllm.stream import ChatStream
 from localllm.tools.approval import OnToolCall, check_hook
 from localllm.tools.run import ToolRun
 from localllm.tools.threads import ThreadToolRun
 from localllm.tools.tool import Toolbox, Tools
 from localllm.turn import Turn
-from localllm.types import Message, Prompt, Reply
-
-T = TypeVar("T")
+from localllm.types import Message
 
 
-class ChatSession:
+class ChatSession(Asking):
     """A conversation with a model.
 
     A turn is atomic: the history gains a prompt together with its reply, and with the calls that were run for it and
@@ -100,174 +95,6 @@ class ChatSession:
     def restored(self) -> StateUse | None:
         """For a session from a file: for how many tokens its state is used, and why not for more. None for others."""
         return self._restored
-
-    @overload
-    def send(self, prompt: Prompt, *, prefix: str = ..., **options: Unpack[GenerationOptions]) -> Reply: ...
-    @overload
-    def send(
-        self,
-        prompt: Prompt,
-        *,
-        schema: Mapping[str, object],
-        prefix: str = ...,
-        **options: Unpack[GenerationOptions],
-    ) -> Reply[JsonValue]: ...
-    @overload
-    def send(
-        self, prompt: Prompt, *, schema: TypeForm[T], prefix: str = ..., **options: Unpack[GenerationOptions]
-    ) -> Reply[T]: ...
-    def send(
-        self, prompt: Prompt, *, schema: object = None, prefix: str = "", **options: Unpack[GenerationOptions]
-    ) -> Reply[object]:
-        """Ask, wait for the whole reply, and return it.
-
-        Args:
-            prompt: A user's text, a message, or several to append to the history; the last one is from the user or
-                a tool, and a system message may only be the very first of the conversation.
-            schema: What the reply is to be: a type, such as a dataclass, or a JSON Schema. The model is held to it, and
-                `reply.parsed` is its value.
-            prefix: What the reply begins with: the model goes on from there, and `reply.text` has it.
-            options: Over the session's own.
-
-        Returns:
-            The reply; with the finish reason "cancelled" if the model was closed meanwhile.
-
-        Raises:
-            InvalidPromptError: The prompt cannot be used; PromptTypeError if it is of the wrong type.
-            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name;
-                InvalidSchemaError if a schema cannot be enforced.
-            SessionBusyError: Another reply of this session has not ended.
-            ClosedError: The model is closed.
-            GenerationTimeoutError: `timeout_s` passed; the exception's `.reply` is the partial reply.
-            TruncatedOutputError: A reply with a schema was cut off before it was whole; `.partial` is what it was.
-            OutputValidationError: A whole reply that the schema's type refuses by rules of its own.
-            GenerationError: The reply failed; the exception's `.reply` is what there was of it.
-            KeyboardInterrupt: Ctrl-C cancelled it; the history keeps what was received.
-        """
-        return _collect(partial(self._conversation.ask, prompt=prompt, demand=Demand(options, schema, prefix)))
-
-    @overload
-    def stream(self, prompt: Prompt, *, prefix: str = ..., **options: Unpack[GenerationOptions]) -> ChatStream: ...
-    @overload
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        schema: Mapping[str, object],
-        prefix: str = ...,
-        **options: Unpack[GenerationOptions],
-    ) -> ChatStream[JsonValue]: ...
-    @overload
-    def stream(
-        self, prompt: Prompt, *, schema: TypeForm[T], prefix: str = ..., **options: Unpack[GenerationOptions]
-    ) -> ChatStream[T]: ...
-    def stream(
-        self, prompt: Prompt, *, schema: object = None, prefix: str = "", **options: Unpack[GenerationOptions]
-    ) -> ChatStream[object]:
-        """Ask, and return the reply as a stream at once.
-
-        Args:
-            prompt: As for `send`.
-            schema: As for `send`; `stream.partials()` yields what the reply is so far.
-            prefix: As for `send`; it is no chunk of the stream.
-            options: Over the session's own.
-
-        Raises:
-            InvalidPromptError: The prompt cannot be used; PromptTypeError if it is of the wrong type.
-            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name;
-                InvalidSchemaError if a schema cannot be enforced.
-            SessionBusyError: Another reply of this session has not ended.
-            ClosedError: The model is closed.
-        """
-        return _stream(partial(self._conversation.ask, prompt=prompt, demand=Demand(options, schema, prefix)))
-
-    def regenerate(self, **options: Unpack[GenerationOptions]) -> Reply:
-        """Answer the last prompt again, in place of the last reply, its calls and their results; return the new one.
-
-        If the new reply fails, or is cancelled before any text, the old one stays.
-
-        Raises:
-            InvalidPromptError: The history does not end with a reply to something.
-            LocalLLMError: As `send`.
-        """
-        return plain(_collect(partial(self._conversation.ask_again, demand=Demand(options))))
-
-    def stream_regenerate(self, **options: Unpack[GenerationOptions]) -> ChatStream:
-        """Answer the last prompt again, like `regenerate`, and return the new reply as a stream at once.
-
-        Raises:
-            InvalidPromptError: The history does not end with a reply to something.
-            LocalLLMError: As `stream`.
-        """
-        return _stream(partial(self._conversation.ask_again, demand=Demand(options)))
-
-    @overload
-    def continue_reply(self, **options: Unpack[GenerationOptions]) -> Reply: ...
-    @overload
-    def continue_reply(
-        self, *, schema: Mapping[str, object], **options: Unpack[GenerationOptions]
-    ) -> Reply[JsonValue]: ...
-    @overload
-    def continue_reply(self, *, schema: TypeForm[T], **options: Unpack[GenerationOptions]) -> Reply[T]: ...
-    def continue_reply(self, *, schema: object = None, **options: Unpack[GenerationOptions]) -> Reply[object]:
-        """Go on with the last reply, which was cut off: by `max_tokens`, a time-out, or a cancel.
-
-        Args:
-            schema: The schema of the whole, if it was asked for with one.
-            options: Over the session's own.
-
-        Returns:
-            The whole reply, old text and new, which takes the place of the old one in the history. Its figures are
-            those of the new part.
-
-        Raises:
-            InvalidPromptError: The history does not end with a reply that was cut off.
-            LocalLLMError: As `send`; the old reply then stays, unless there is new text.
-        """
-        return _collect(partial(self._conversation.go_on, demand=Demand(options, schema)))
-
-    def stream_continue(self, **options: Unpack[GenerationOptions]) -> ChatStream:
-        """Go on with the last reply, like `continue_reply`, and return a stream at once; its chunks are the new text.
-
-        Raises:
-            InvalidPromptError: The history does not end with a reply that was cut off.
-            LocalLLMError: As `stream`.
-        """
-        return _stream(partial(self._conversation.go_on, demand=Demand(options)))
-
-    def alternatives(self, prompt: Prompt, n: int, **options: Unpack[GenerationOptions]) -> tuple[Reply, ...]:
-        """Ask once and return several replies, made side by side: the prompt is read once.
-
-        None of them is kept: `choose` keeps one. Calls are returned, not run. With a `seed`, each reply's is one more
-        than that of the one before.
-
-        Args:
-            prompt: As for `send`.
-            n: How many.
-            options: Over the session's own.
-
-        Raises:
-            InvalidOptionError: `n` is not from 1 to 100, and as for `send`.
-            LocalLLMError: The first failure of any of them; the others are cancelled.
-        """
-        pump = ThreadPump()
-        turns = tuple(Turn(pump.wake) for _ in range(check_count(n)))
-        try:
-            self._conversation.offer(turns, prompt, Demand(options))
-            return tuple(map(plain, pump.run(partial(collected, turns))))
-        except BaseException:  # Ctrl-C, or one of them failed
-            for turn in turns:
-                turn.cancel()
-            raise
-
-    def choose(self, reply: Reply[object]) -> None:
-        """Keep one of the last alternatives: the history gains the prompt and this reply.
-
-        Raises:
-            InvalidPromptError: It is none of them, or the session has gone on since.
-            SessionBusyError: A reply of this session has not ended.
-        """
-        self._conversation.choose(reply)
 
     def fork(self) -> Self:
         """Return a session that goes on from here on its own; a reply that is running stays with this one."""
@@ -373,24 +200,51 @@ class ChatSession:
         """
         self._conversation.preload(draft)
 
+    def complete_prompt(
+        self,
+        text: str,
+        *,
+        max_tokens: int | None = 16,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> str:
+        """Return how a prompt that the user is typing could go on: the user's words, not an answer to them.
 
-def _collect(start: Callable[[Turn], None]) -> Reply[object]:
-    pump = ThreadPump()
-    turn = Turn(pump.wake)
-    try:
-        start(turn)
-        return pump.run(partial(turn.attended, turn.collect))
-    except BaseException:  # Ctrl-C, or the hook of a tool; a failed turn is settled already
-        turn.cancel(received=True)
-        raise
+        The history stays as it is, and no tool is called. What is read for it is read for the prompt, too, so that
+        `preload` has nothing to add. It comes behind all replies, of other sessions as well, and the next
+        `complete_prompt`, `preload` or reply of this session, from another thread, ends it: none of them waits.
 
+        Args:
+            text: What the user has typed so far. The last word may be a part of one, such as "capi": it goes on within
+                the word. After an empty text, or white space, nothing is suggested.
+            max_tokens: Tokens to generate at most, those of the last word, which is spelled anew, among them; None is
+                to the end of the line.
+            temperature: 0 is always the same suggestion.
+            seed: Of the random numbers, for another temperature.
+            stop: Texts that end it, besides the end of a line and of the user's turn; they are not part of it.
+            timeout_s: Seconds after which to return what there is; None is no limit.
 
-def _stream(start: Callable[[Turn], None]) -> ChatStream[T]:
-    pump = ThreadPump()
-    turn = Turn(pump.wake)
-    try:
-        start(turn)
-        return ChatStream(turn, pump)  # from here on its finalizer cancels
-    except BaseException:
-        turn.cancel()
-        raise
+        Returns:
+            What follows directly on `text`; when something else ended it, what there was by then. Empty if there is
+            nothing to suggest.
+
+        Raises:
+            InvalidPromptError: Lone surrogates or NUL in the text; PromptTypeError if it is no str.
+            InvalidOptionError: An option is out of range.
+            SessionBusyError: A reply of this session has not ended.
+            ClosedError: The model is closed.
+            UnsupportedError: The backend, or the model's chat template, leaves no way to go on with a user's text.
+            GenerationError: The model failed; ContextOverflowError where `send` would raise it, too.
+        """
+        pump = ThreadPump()
+        turn = Turn(pump.wake)
+        options: dict[str, object] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        try:
+            if not self._conversation.complete(turn, text, options | {"stop": stop, "timeout_s": timeout_s}):
+                return ""
+            return guessed(pump.run(partial(turn.collect, raise_timeout=False)))
+        except BaseException:  # Ctrl-C, or it failed
+            turn.cancel()
+            raise

@@ -15,6 +15,8 @@ from typing_extensions import TypeVar
 
 from localllm._json import JsonValue, as_list, as_object, check_keys, check_text
 from localllm.errors import GenerationTimeoutError, InvalidPromptError, LocalLLMError
+from localllm.logprobs import TokenLogprob as TokenLogprob
+from localllm.logprobs import logprobs_from
 from localllm.messages import FINISH_REASONS as FINISH_REASONS
 from localllm.messages import ROLES as ROLES
 from localllm.messages import FinishReason as FinishReason
@@ -25,23 +27,6 @@ from localllm.messages import TokenIds as TokenIds
 from localllm.messages import ToolCall as ToolCall
 
 Segment = Literal["text", "thought"]
-
-
-@frozen
-class TokenLogprob:
-    """How likely a token was, by the model's raw distribution: before any grammar, bias or sampler.
-
-    Args:
-        token: The token.
-        text: Its text, control tokens spelled out; U+FFFD stands for a part of a character.
-        logprob: The natural logarithm of its probability.
-        top: The likeliest tokens at its place, likeliest first: token, text and log-probability of each.
-    """
-
-    token: int
-    text: str
-    logprob: float
-    top: tuple[tuple[int, str, float], ...] = ()
 
 
 @frozen
@@ -134,9 +119,9 @@ class Reply(Generic[T_co]):
     def to_dict(self) -> dict[str, JsonValue]:
         """Return a JSON object.
 
-        `parsed` and `tool_results` are left out, since they hold the caller's own types; so are `logprobs`.
+        `parsed` and `tool_results` are left out, since they hold the caller's own types.
         """
-        return {
+        data: dict[str, JsonValue] = {
             "message": self.message.to_dict(),
             "finish_reason": self.finish_reason,
             "usage": _figures(self.usage),
@@ -144,16 +129,19 @@ class Reply(Generic[T_co]):
             "dropped": [message.to_dict() for message in self.dropped],
             "notes": list(self.notes),
         }
+        if self.logprobs:
+            data["logprobs"] = [logprob.to_dict() for logprob in self.logprobs]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, JsonValue]) -> Reply:
-        """Read what `to_dict` wrote; `parsed` is None, and `tool_results` and `logprobs` are empty.
+        """Read what `to_dict` wrote; `parsed` is None, and `tool_results` is empty.
 
         Raises:
             InvalidPromptError: A key is missing, unknown, or its value is of the wrong kind.
         """
         required = ("message", "finish_reason", "usage", "timings")
-        check_keys(data, "reply", required=required, optional=("dropped", "notes"))
+        check_keys(data, "reply", required=required, optional=("dropped", "notes", "logprobs"))
         message = Message.from_dict(as_object(data["message"], "a reply's message"))
         finish = data["finish_reason"]
         if finish not in FINISH_REASONS:
@@ -170,6 +158,7 @@ class Reply(Generic[T_co]):
             thought=message.thought,
             tool_calls=message.tool_calls,
             dropped=tuple(Message.from_dict(as_object(item, "a dropped message")) for item in dropped),
+            logprobs=logprobs_from(data.get("logprobs", ())),
             notes=tuple(check_text(note, "a note") for note in notes),
         )
 
@@ -342,6 +331,8 @@ class GenerationEnded:
         tool_calls: The calls that the reply asks for.
         error: What failed; given if `finish_reason` is "error". With "timeout" it may say which limit has passed.
         notes: Of the reply: what looked like a call and could not be read as one, and so stayed text.
+        taken_chars: Characters at the end of the request's prefix that turned out to be no text, but the beginning of a
+            call, say.
     """
 
     finish_reason: FinishReason
@@ -351,6 +342,7 @@ class GenerationEnded:
     tool_calls: tuple[ToolCall, ...] = ()
     error: LocalLLMError | None = field(default=None)
     notes: tuple[str, ...] = ()
+    taken_chars: int = 0
 
     def __attrs_post_init__(self) -> None:
         told_timeout = self.finish_reason == "timeout" and isinstance(self.error, GenerationTimeoutError)

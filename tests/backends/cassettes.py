@@ -28,6 +28,7 @@ from localllm import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    ToolDefinition,
 )
 from localllm.testing import collect
 from localllm.testing.events import Collected
@@ -69,7 +70,7 @@ class Caller(mutants.Wrapped):
 
         return self.inner.generate(request, call_tools)
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
         raise TemplateError("roles must alternate")
 
     call = ToolCall("weather", {"city": "Rome"}, "call_1")

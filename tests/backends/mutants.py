@@ -19,6 +19,7 @@ from localllm.backends.base import (
     Sink,
 )
 from localllm.backends.fake import FakeBackend
+from localllm.chat.definitions import ToolDefinition
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import InvalidOptionError
@@ -47,8 +48,8 @@ class Wrapped(LoadedModel):
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self.inner.detokenize(tokens)
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
-        return self.inner.render(messages)
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
+        return self.inner.render(messages, tools=tools)
 
     def stats(self) -> ModelStats:
         return self.inner.stats()
@@ -236,13 +237,13 @@ class AcceptsAnyToken(Wrapped):
 
 
 class RendersOtherTokens(Wrapped):
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
-        return evolve(super().render(messages), tokens=self.tokenize("something else"))
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
+        return evolve(super().render(messages, tools=tools), tokens=self.tokenize("something else"))
 
 
 class ParsesControlTokens(Wrapped):
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
-        rendered = super().render(messages)
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
+        rendered = super().render(messages, tools=tools)
         (begin, *_), (end, *_) = self.tokenize("<|im_start|>"), self.tokenize("<|im_end|>")
         control_begin = rendered.tokens[0]
         control_end = rendered.tokens[-5] if len(rendered.tokens) > 5 else end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from localllm import (
 from localllm.backends.cassettes.files import VERSION, read_tapes, write_tapes
 from localllm.backends.cassettes.forms import form_of, key_of, lines_of, text_of
 from localllm.backends.cassettes.tape import CutCall, Interaction, Part, RecordedReply, Tape
-from localllm.backends.worker.messages import Failure
+from localllm.backends.worker.failures import to_failure
 from localllm.chat.rendered import RenderedPrompt
 from localllm.testing import collect
 from localllm.types import TokenLogprob
+from tests.worker import samples
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 _JSON = st.recursive(
@@ -39,7 +41,7 @@ _JSON = st.recursive(
     max_leaves=8,
 )
 _CALLS = st.builds(ToolCall, name=_TEXT, arguments=st.dictionaries(st.text(max_size=5), _JSON, max_size=3), id=_TEXT)
-_LOGPROBS = st.builds(TokenLogprob, st.integers(0, 99), _TEXT, st.sampled_from([-0.5, -12.25]))
+_LOGPROBS = st.builds(TokenLogprob, st.integers(0, 99), _TEXT, st.sampled_from([-0.5, -12.25, -math.inf]))
 _PARTS: st.SearchStrategy[Part] = (
     st.builds(
         TextDelta, _TEXT, st.sampled_from(["text", "thought"]), logprobs=st.lists(_LOGPROBS, max_size=2).map(tuple)
@@ -48,9 +50,7 @@ _PARTS: st.SearchStrategy[Part] = (
     | st.builds(CutCall, _TEXT, _TEXT, _TEXT)
 )
 _COUNTS = st.integers(0, 2**40)
-_FAILURES = st.builds(
-    Failure, kind=st.sampled_from(["BackendError", "ContextOverflowError"]), message=_TEXT, prompt_tokens=_COUNTS
-)
+_FAILURES = samples.errors.map(to_failure)
 _REPLIES = st.builds(
     RecordedReply,
     parts=st.lists(_PARTS, max_size=4).map(tuple),
@@ -58,6 +58,7 @@ _REPLIES = st.builds(
     usage=st.builds(Usage, prompt_tokens=_COUNTS, completion_tokens=_COUNTS, thought_tokens=_COUNTS),
     tool_calls=st.lists(_CALLS, max_size=2).map(tuple),
     notes=st.lists(_TEXT, max_size=2).map(tuple),
+    taken_chars=_COUNTS,
 ) | st.builds(RecordedReply, finish_reason=st.just("error"), error=_FAILURES)
 _REQUESTS = st.builds(
     GenerateRequest,

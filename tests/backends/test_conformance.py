@@ -140,6 +140,7 @@ _MUTANTS: tuple[tuple[str, Callable[[LoadedModel], LoadedModel]], ...] = (
     ("stop_texts_never_leak", mutants.LeaksHalfAStop),
     ("timeout_ends_the_reply", mutants.IgnoresTimeouts),
     ("preload_generates_nothing", mutants.AnswersPreloads),
+    ("completion_reads_an_open_turn", mutants.AnswersPreloads),
     ("options_stay_with_their_request", mutants.MixesOptionsUp),
     ("cancel_in_the_queue", mutants.IgnoresCancel),
     ("cancel_before_the_first_text", mutants.IgnoresCancel),

@@ -127,3 +127,26 @@ def test_a_prompt_that_fills_the_window_is_refused_its_prefix_included(plain: Fa
     with pytest.raises(ContextOverflowError) as caught:
         plain.prepare("a " * 1900, prefix="b " * 100)
     assert caught.value.prompt_tokens >= caught.value.context_tokens == 2000
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["Qwen-Qwen3-0.6B", "google-gemma-2-2b-it", "mistralai-Mistral-Nemo-Instruct-2407", "openai-gpt-oss-120b"],
+)
+def test_what_conversations_begin_with_is_their_system_message_and_tools(
+    native: NativeModel, llama_assets: Path, template: str
+) -> None:
+    """In families that write them elsewhere, too: all of the system message, nothing of the user's, with any user's."""
+    family = Family(native, (llama_assets / "templates" / f"{template}.jinja").read_text(encoding="utf-8"))
+    has_role = "gemma" not in template
+    head = (Message.system("Obey the rules of the lighthouse."),) if has_role else ()
+    tools = (TOOL,) if "Qwen" in template else ()
+    openings = set()
+    for text in ("Hello, keeper.", "0 or a?"):
+        request = GenerateRequest(messages=(*head, Message.user(text)), tools=tools, purpose="reply")
+        opening = family.preparation.opening(request)
+        prompt = family.preparation.prepare(request).tokens
+        assert list(prompt[: len(opening)]) == opening
+        assert family.text(Prepared(tokens=opening)) == family.text(Prepared(tokens=prompt)).partition(text)[0]
+        openings.add(tuple(opening))
+    assert len(openings) == 1

@@ -39,6 +39,10 @@ class Slow:
             raise InvalidSchemaError("no such grammar")
         return ToyConstraint(source)
 
+    def spelled(self, word: str) -> ToyConstraint:
+        """Nothing here is completed."""
+        raise InvalidSchemaError(f"{word!r} is no grammar")
+
 
 class Desk:
     """A desk over the toy model; a request's text is its grammar."""

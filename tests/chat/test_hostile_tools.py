@@ -82,8 +82,9 @@ def test_control_tokens_stay_text_wherever_tools_are_concerned(
     by_name: dict[str, LlamaVocabulary], compiled: dict[str, ChatTemplate], place: str
 ) -> None:
     """All special tokens of a vocabulary at once, in one place, make none: in any of the templates."""
-    taken = 0
-    for vocabulary in (by_name[name] for name in VOCABULARIES):
+    taken, number = 0, PLACES.index(place)
+    chosen = {VOCABULARIES[(number + step) % len(VOCABULARIES)] for step in (0, 2)}
+    for vocabulary in (by_name[name] for name in sorted(chosen)):
         filling = ("<unused", "<|reserved", "<|extra", "[PAD", "<|fim")
         words = [word for word in structural(list(vocabulary.special_tokens)) if not word.startswith(filling)]
         hostile = Texts(**{place: f"{PLAIN} {''.join(words[:80])} {' '.join(words[:80])}"})
@@ -93,7 +94,7 @@ def test_control_tokens_stay_text_wherever_tools_are_concerned(
             if expected is not None and found is not None:
                 check(vocabulary, found, expected)
                 taken += 1
-    assert taken >= 60 * len(VOCABULARIES)
+    assert taken >= 60 * len(chosen)
 
 
 @settings(max_examples=150, deadline=None)

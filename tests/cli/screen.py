@@ -40,12 +40,22 @@ class Screen:
 
     def expect(self, text: str) -> str:
         """Wait until `text` appears after what was expected before; return everything up to its end."""
-        deadline = time.monotonic() + _DEADLINE_S
-        while (found := self.text.find(text, self._seen)) < 0:
-            if not self._read(deadline - time.monotonic()):
-                raise AssertionError(f"{text!r} did not appear in {self.text[self._seen :]!r}")
-        start, self._seen = self._seen, found + len(text)
+        if not self._appears(text, _DEADLINE_S):
+            raise AssertionError(f"{text!r} did not appear in {self.text[self._seen :]!r}")
+        start, self._seen = self._seen, self.text.index(text, self._seen) + len(text)
         return self.text[start : self._seen]
+
+    def press(self, key: str, until: str) -> None:
+        """Press a key until `until` appears.
+
+        readline looks for a signal only while it waits for a key: of a Ctrl-C that comes while it still writes what was
+        typed it learns with the next one.
+        """
+        for _ in range(3):
+            self.type(key)
+            if self._appears(until, _DEADLINE_S / 5):
+                break
+        self.expect(until)
 
     def end(self) -> int:
         """Wait until the process ends; return its exit code, with all that it wrote in `text`."""
@@ -53,6 +63,13 @@ class Screen:
         while self._read(deadline - time.monotonic()):
             pass
         return self.process.wait(max(0.1, deadline - time.monotonic()))
+
+    def _appears(self, text: str, patience_s: float) -> bool:
+        deadline = time.monotonic() + patience_s
+        while text not in self.text[self._seen :]:
+            if not self._read(deadline - time.monotonic()):
+                return False
+        return True
 
     def _read(self, patience_s: float) -> bool:
         ready, _, _ = select.select([self._master], [], [], max(0.0, patience_s))

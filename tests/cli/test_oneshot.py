@@ -96,6 +96,7 @@ def test_json_tells_failures_too(capfd: pytest.CaptureFixture[str]) -> None:
         (("--seed", "-1", "Hello"), 2, "seed must be"),
         (("--ctx", "1", "Hello"), 2, "n_ctx must be"),
         (("--threads", "0", "Hello"), 2, "threads must be"),
+        (("--ctx", "8", "one two three four five six seven"), 1, "; on the command line that is --ctx"),
         (("nul\0",), 2, "NUL"),
         (("\udcff",), 2, "lone surrogate"),
         ((), 2, "no question"),
@@ -235,7 +236,7 @@ def test_thoughts_are_shown_to_a_person() -> None:
 
 def test_the_real_model_answers() -> None:
     """Everything from the command line to the native engine and back, greedy, with no word on stderr."""
-    command = [sys.executable, "-m", "localllm.cli", "chat", "--temperature", "0", "--max-tokens", "12"]
+    command = [sys.executable, "-m", "localllm", "chat", "--temperature", "0", "--max-tokens", "12"]
     done = subprocess.run(
         [*command, "What is the capital of France?"],
         capture_output=True,

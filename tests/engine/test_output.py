@@ -31,6 +31,7 @@ class BracketFold:
     def __init__(self) -> None:
         self.calls: tuple[ToolCall, ...] = ()
         self.notes: tuple[str, ...] = ()
+        self.taken_chars: int = 0
         self._inside = ""
 
     @property

@@ -175,6 +175,30 @@ def test_a_preload_waits_behind_replies_and_gives_its_place_to_them() -> None:
     assert preload in scheduler.waiting
 
 
+def test_what_runs_in_the_background_gives_its_place_and_its_cells_first() -> None:
+    """To a reply that has no place, and to one that lacks cells though it is younger; then it goes on where it was."""
+    scheduler = make(parallel=1)
+    guess = Sequence(tokens(*range(1, 20)), max_new=10, background=True)
+    scheduler.submit(guess)
+    run(scheduler)
+    guess.append(5)
+    reply = request(*range(50, 60))
+    scheduler.submit(reply)
+    assert scheduler.plan().sequences == (reply,)
+    scheduler.finish(reply)
+    assert scheduler.plan().sequences == (guess,)
+    assert guess.generated == 1
+
+    scheduler = make(cells=40, parallel=2)
+    guess = Sequence(tokens(*range(1, 20)), max_new=10, background=True)
+    for sequence in (guess, request(*range(50, 65), max_new=20)):
+        scheduler.submit(sequence)
+    while not scheduler.preemptions:
+        for sequence in run(scheduler).sequences:
+            sequence.append(7)
+    assert list(scheduler.waiting) == [guess]
+
+
 def test_deterministic_prompts_are_read_and_reused_in_whole_portions_only() -> None:
     """Whatever was cached, each portion begins at a multiple and holds the same tokens as without a cache."""
     scheduler = make(sequences=1, parallel=1, portion=16)

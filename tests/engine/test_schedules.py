@@ -40,6 +40,7 @@ class Submitted:
         most_thought: Tokens of thoughts at most.
         said: Tokens that an earlier run of it has generated, of those that it yields.
         logprobs: Whether they are asked for.
+        background: Whether it comes behind all others.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class Submitted:
         most_thought: int | None = None,
         said: int = 0,
         logprobs: bool = False,
+        background: bool = False,
     ) -> None:
         self.prompt, self.max_new, self.preload = prompt, max_new, preload
         self.expected = [] if preload else solo(prompt, max_new, grammar, most_thought)
         self.said = min(said, len(self.expected))
         self.events: list[BackendEvent] = []
         self.request = Request(
-            Sequence(array("i", prompt), max_new=max_new, preload=preload),
+            Sequence(array("i", prompt), max_new=max_new, preload=preload, background=preload or background),
             RequestOptions(max_thought_tokens=most_thought, top_logprobs=1 if logprobs else None),
             Output(self.events.append, (), 0.0, "toy", ToyFold()),
             None,
@@ -135,12 +137,13 @@ class Schedules(RuleBasedStateMachine):
         cut=st.integers(0, 60),
         rest=st.lists(st.integers(1, 9), min_size=1, max_size=8),
         max_new=st.integers(1, 30),
-        preload=st.booleans(),
+        kind=st.sampled_from(["reply", "preload", "background"]),
     )
-    def submit(self, start: Tokens[int], cut: int, rest: list[int], max_new: int, preload: bool) -> Submitted:
+    def submit(self, start: Tokens[int], cut: int, rest: list[int], max_new: int, kind: str) -> Submitted:
         """A prompt that fits alone is submitted."""
         prompt = [*start[:cut], *rest]
-        return self.send(Submitted(prompt, min(max_new, N_CELLS - len(prompt)), preload))
+        most = min(max_new, N_CELLS - len(prompt))
+        return self.send(Submitted(prompt, most, kind == "preload", background=kind == "background"))
 
     @rule(
         target=submitted,

@@ -127,6 +127,7 @@ class ToyFold:
         self.close_thought = f"{CLOSE} "
         self.calls: tuple[ToolCall, ...] = ()
         self.notes: tuple[str, ...] = ()
+        self.taken_chars: int = 0
 
     def push(self, text: str) -> list[TextDelta | ToolCallEvent]:
         """Return a delta for each word."""

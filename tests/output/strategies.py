@@ -22,9 +22,8 @@ class Case:
     instances: st.SearchStrategy[JsonValue]
 
 
-def _eighths(count: int) -> int | float:
-    """A number of eighths; a whole one without its `.0`, as generation writes literals and the ends of a range."""
-    return count // 8 if count % 8 == 0 else count / 8
+def _eighths(count: int) -> float:
+    return count / 8
 
 
 def _integers() -> st.SearchStrategy[Case]:
@@ -149,3 +148,16 @@ cases: st.SearchStrategy[Case] = st.recursive(
 
 values = _values
 """Any JSON values."""
+
+
+def as_generated(value: JsonValue) -> JsonValue:
+    """Return a value with whole numbers as int: generation writes literals, and the ends of a range, without `.0`."""
+    match value:
+        case float() if value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        case dict():
+            return {name: as_generated(item) for name, item in value.items()}
+        case list():
+            return [as_generated(item) for item in value]
+        case _:
+            return value

@@ -28,6 +28,7 @@ from localllm import (
     ProgressCallback,
     RenderedPrompt,
     Sink,
+    ToolDefinition,
 )
 from localllm.testing import Check, backend_checks
 from tests.backends.mutants import LONG_TEXT
@@ -84,8 +85,8 @@ class ManagedModel(LoadedModel):
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self._model.detokenize(tokens)
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
-        return self._model.render(messages)
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
+        return self._model.render(messages, tools=tools)
 
     def stats(self) -> ModelStats:
         return self._model.stats()

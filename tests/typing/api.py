@@ -119,6 +119,7 @@ def plain(path: Path) -> None:
         assert_type(chat.fork(), ChatSession)
         assert_type(chat.undo(), tuple[Message, ...])
         chat.preload("draft")
+        assert_type(chat.complete_prompt("What is the capi", max_tokens=8, stop=("?",), timeout_s=1), str)
         chat.reset()
 
 
@@ -169,6 +170,7 @@ def model(given: Model) -> None:
     assert_type(given.tokenize("text"), tuple[int, ...])
     assert_type(given.detokenize([1, 2]), str)
     assert_type(given.render([Message.user("hi")]), RenderedPrompt)
+    assert_type(given.render([Message.user("hi")], tools=[ToolDefinition("y")]), RenderedPrompt)
     assert_type(given.stats(), ModelStats)
     with given as same:
         assert_type(same, Model)
@@ -212,6 +214,7 @@ async def twins() -> None:
         assert_type(model.sync, Model)
         assert_type(await model.tokenize("text"), tuple[int, ...])
         assert_type(await model.render([Message.user("hi")]), RenderedPrompt)
+        assert_type(await model.render([Message.user("hi")], tools=[ToolDefinition("y")]), RenderedPrompt)
         assert_type(await model.stats(), ModelStats)
         chat = AsyncChatSession(model, history=[Message.user("a")], min_p=0.1)
         assert_type(await chat.send("Hi", timeout_s=3), Reply[None])
@@ -229,6 +232,7 @@ async def twins() -> None:
         assert_type(await chat.undo(), tuple[Message, ...])
         assert_type(chat.history, tuple[Message, ...])
         await chat.preload()
+        assert_type(await chat.complete_prompt("What is", temperature=0.5, seed=1), str)
         await chat.reset()
 
 
@@ -264,7 +268,12 @@ def structured(chat: ChatSession, schema: Mapping[str, JsonValue]) -> None:
     assert_type(chat.continue_reply(), Reply[None])
     assert_type(chat.continue_reply(schema=Place), Reply[Place])
     assert_type(chat.stream_continue(), ChatStream)
+    assert_type(chat.stream_continue(schema=Place), ChatStream[Place])
+    assert_type(chat.regenerate(schema=Place), Reply[Place])
+    assert_type(chat.regenerate(schema=schema), Reply[JsonValue])
+    assert_type(chat.stream_regenerate(schema=Place), ChatStream[Place])
     assert_type(chat.alternatives("Hi", 3, seed=1), tuple[Reply, ...])
+    assert_type(chat.alternatives("Hi", 3, schema=Place), tuple[Reply[Place], ...])
     chat.choose(chat.alternatives("Hi", 3)[0])
     chat.send("Hi", prefix=7)  # type: ignore[call-overload]
     chat.send("Hi", schema=Place, temprature=1)  # type: ignore[call-overload]
@@ -279,7 +288,11 @@ async def async_structured(chat: AsyncChatSession) -> None:
     assert_type((await stream.reply()).parsed, list[Place])
     assert_type(await chat.continue_reply(schema=Place), Reply[Place])
     assert_type(await chat.alternatives("Hi", 3), tuple[Reply, ...])
+    assert_type(await chat.alternatives("Hi", 3, schema=Place), tuple[Reply[Place], ...])
     assert_type(chat.stream_continue(), AsyncChatStream)
+    assert_type(chat.stream_continue(schema=Place), AsyncChatStream[Place])
+    assert_type(await chat.regenerate(schema=Place), Reply[Place])
+    assert_type(chat.stream_regenerate(schema=Place), AsyncChatStream[Place])
 
 
 def weather(city: str, day: int = 0) -> Place:
@@ -346,7 +359,7 @@ def mistakes(model: Model, twin: AsyncModel, chat: ChatSession) -> None:
     chat.send("Hi", temprature=0.2)  # type: ignore[call-overload]
     chat.send("Hi", temperature="hot")  # type: ignore[call-overload]
     chat.stream("Hi", max_tokens=1.5)  # type: ignore[call-overload]
-    chat.regenerate(mirostat=3)  # type: ignore[arg-type]
+    chat.regenerate(mirostat=3)  # type: ignore[call-overload]
     chat.send(7)  # type: ignore[call-overload]
     chat.send({"role": "user", "content": "Hi"})  # type: ignore[call-overload]
     ChatSession(model, tempreture=1)  # type: ignore[call-arg]
@@ -398,7 +411,7 @@ def fakes() -> None:
     """A backend for tests, and what it was asked."""
     backend = FakeBackend(["Hi", FakeReply(chunks=["a", "b"], delay_s=1.0), ValueError("boom")])
     assert_type(backend.requests, tuple[GenerateRequest, ...])
-    assert_type(backend.requests[0].purpose, Literal["reply", "preload"])
+    assert_type(backend.requests[0].purpose, Literal["reply", "preload", "complete"])
     ModelManager(backend=backend)
     FakeBackend([7])  # type: ignore[list-item]
 
@@ -426,7 +439,7 @@ class OwnModel(LoadedModel):
         """Return the text of these bytes."""
         return bytes(tokens).decode()
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
         """Return the last message."""
         return RenderedPrompt(messages[-1].content, ())
 

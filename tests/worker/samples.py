@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
+from typing import get_type_hints
 
 from hypothesis import strategies as st
 
+from localllm import errors as ours
 from localllm.backends.base import GenerateRequest, LoadProgress, ModelSpec, ResumePoint
 from localllm.backends.worker import messages as m
+from localllm.backends.worker.failures import to_failure
 from localllm.chat.definitions import ToolDefinition
 from localllm.chat.grammar import Grammar
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
-from localllm.errors import BackendError, ContextOverflowError, FirstTokenTimeoutError, LocalLLMError
+from localllm.errors import FirstTokenTimeoutError, LocalLLMError
 from localllm.models.info import ModelInfo
 from localllm.options import ModelConfig, RequestOptions
 from localllm.saved.state import StateUse
@@ -77,7 +81,7 @@ requests = st.builds(
     tools=tools,
     prefix=text,
     options=options,
-    purpose=st.sampled_from(["reply", "preload"]),
+    purpose=st.sampled_from(["reply", "preload", "complete"]),
     resume=st.none() | st.builds(ResumePoint, token_ids=tokens, delivered_chars=number),
 )
 paths = st.binary(min_size=1, max_size=12).filter(lambda raw: b"\0" not in raw).map(lambda raw: Path(os.fsdecode(raw)))
@@ -94,9 +98,22 @@ chances = st.builds(TokenLogprob, number, text, st.floats(max_value=0), st.lists
 logprobs = st.lists(chances, max_size=2).map(tuple)
 usages = st.builds(Usage, number, number, number, number)
 timings = st.builds(Timings, seconds, seconds, seconds, seconds, seconds)
-errors: st.SearchStrategy[LocalLLMError] = st.builds(BackendError, text) | st.builds(
-    ContextOverflowError, text, prompt_tokens=number, context_tokens=number
-)
+kinds = [kind for kind in vars(ours).values() if isinstance(kind, type) and issubclass(kind, LocalLLMError)]
+
+
+def errors_of(kind: type[LocalLLMError]) -> st.SearchStrategy[LocalLLMError]:
+    """Errors of a class with anything in what its constructor takes; but no reply, which is given where it is raised.
+
+    What the wire has to carry is read off the constructor, so that a new argument is tried as soon as it is there.
+    """
+    hints = get_type_hints(kind.__init__, localns={"Reply": object})
+    names = [name for name in inspect.signature(kind).parameters if name not in ("message", "reply")]
+    plain = {str: text, object: json_values}
+    given = {name: plain[hints[name]] if hints[name] in plain else st.from_type(hints[name]) for name in names}
+    return st.builds(kind, text, **given)
+
+
+errors: st.SearchStrategy[LocalLLMError] = st.sampled_from(kinds).flatmap(errors_of)
 ends = (
     st.builds(
         GenerationEnded,
@@ -106,6 +123,7 @@ ends = (
         token_ids,
         st.lists(calls, max_size=2).map(tuple),
         notes=st.lists(text, max_size=2).map(tuple),
+        taken_chars=number,
     )
     | st.builds(lambda error: GenerationEnded("error", error=error), errors)
     | st.builds(lambda text: GenerationEnded("timeout", error=FirstTokenTimeoutError(text)), text)
@@ -118,11 +136,13 @@ events: st.SearchStrategy[BackendEvent] = (
     | st.builds(ToolCallEnded, number, calls, tokens)
     | ends
 )
-failures = st.builds(m.Failure, kind=text, message=text, prompt_tokens=number, context_tokens=number, cause=text)
+failures = st.builds(m.Failure, kind=text, message=text, cause=text, notes=st.lists(text, max_size=2).map(tuple)) | (
+    errors.map(to_failure)
+)
 questions: st.SearchStrategy[m.Question] = (
     st.builds(m.Tokenize, text)
     | st.builds(m.Detokenize, tokens)
-    | st.builds(m.Render, conversation)
+    | st.builds(m.Render, conversation, tools)
     | st.builds(m.Stats)
     | st.builds(m.SaveState, requests, paths, number)
     | st.builds(m.LoadState, paths)

@@ -10,16 +10,22 @@ from typing import get_args
 import attrs
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm import errors
 from localllm.backends.base import GenerateRequest
 from localllm.backends.worker import messages
 from localllm.backends.worker.codec import CodecError, child_codec, parent_codec
 from localllm.backends.worker.failures import to_error, to_failure
 from localllm.backends.worker.messages import Cancel, EventOf, Events, Generate, ToChild, ToParent
-from localllm.errors import BackendError, ContextOverflowError, LocalLLMError, ModelLoadError, WorkerCrashedError
+from localllm.errors import (
+    BackendError,
+    ContextOverflowError,
+    LocalLLMError,
+    ModelLoadError,
+    TruncatedOutputError,
+    WorkerCrashedError,
+)
 from localllm.types import GenerationEnded, Message, TextDelta, ToolCall
 from tests.worker import samples
 
@@ -153,16 +159,70 @@ def test_every_message_says_its_direction_and_version(union: object) -> None:
             kind.__setattr__(object.__new__(kind), "id", 1)
 
 
-def _classes() -> list[type[LocalLLMError]]:
-    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LocalLLMError)]
+def _carried(error: LocalLLMError) -> object:
+    """Return an error as the other process gets it."""
+    item = parent_codec().decode(parent_codec().encode(Events((EventOf(1, GenerationEnded("error", error=error)),))))
+    assert isinstance(item, Events)
+    event = item.items[0].event
+    assert isinstance(event, GenerationEnded)
+    return event.error
 
 
-@pytest.mark.parametrize("kind", _classes(), ids=lambda kind: kind.__name__)
-def test_every_error_of_ours_arrives_as_itself(kind: type[LocalLLMError]) -> None:
-    """Same class, same text."""
-    error = to_error(to_failure(kind("what happened")))
-    assert type(error) is kind
-    assert str(error) == "what happened"
+@pytest.mark.parametrize("kind", samples.kinds, ids=lambda kind: kind.__name__)
+@settings(max_examples=20)
+@given(st.data())
+def test_every_error_of_ours_arrives_as_itself(kind: type[LocalLLMError], data: st.DataObject) -> None:
+    """Same class, same text, and every attribute that it has, whatever was added to the class meanwhile."""
+    error = data.draw(samples.errors_of(kind))
+    found = _carried(error)
+    assert type(found) is kind
+    assert str(found) == str(error)
+    assert vars(found) == vars(error)
+
+
+@pytest.mark.parametrize("kind", samples.kinds, ids=lambda kind: kind.__name__)
+def test_whatever_an_error_has_its_constructor_takes(kind: type[LocalLLMError]) -> None:
+    """Else it could not be made again in the other process: an attribute that is only annotated, or made up."""
+    taken = set(inspect.signature(kind).parameters)
+    annotated = {name for base in kind.__mro__ if issubclass(base, LocalLLMError) for name in base.__annotations__}
+    assert annotated | set(vars(kind("what happened"))) <= taken
+
+
+def test_notes_of_an_error_arrive() -> None:
+    """Those that `add_note` made, in order."""
+    error = BackendError("boom")
+    error.add_note("first \udc80")
+    error.add_note("second")
+    assert getattr(_carried(error), "__notes__", ()) == [r"first \udc80", "second"]
+
+
+def test_an_attribute_that_json_cannot_hold_is_left_out() -> None:
+    """The error arrives all the same."""
+    found = _carried(TruncatedOutputError("cut", partial={"a": object()}))
+    assert isinstance(found, TruncatedOutputError)
+    assert found.partial is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "details"),
+    [
+        ("BackendError", '{"path": "/a"}'),
+        ("InvalidSchemaError", '{"path": 7}'),
+        ("InvalidSchemaError", '{"reply": null}'),
+        ("ContextOverflowError", '{"prompt_tokens": "many"}'),
+        ("WorkerCrashedError", '{"stderr": "line"}'),
+        ("BackendError", "[]"),
+        ("BackendError", "nothing"),
+        ("Unheard", '{"path": ""}'),
+    ],
+)
+def test_details_that_an_error_does_not_take_are_no_message(kind: str, details: str) -> None:
+    """Names that it has not, values of another type, and what is no object."""
+    end = parent_codec().encode(Events((EventOf(1, GenerationEnded("error", error=BackendError("x"))),)))
+    fields = msgspec.msgpack.decode(end)
+    fields["items"][0]["event"]["error"] |= {"kind": kind, "details": details}
+    with pytest.raises(CodecError):
+        parent_codec().decode(msgspec.msgpack.encode(fields))
 
 
 def test_an_error_keeps_its_figures_and_tells_its_cause() -> None:

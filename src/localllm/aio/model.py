@@ -17,6 +17,7 @@ from localllm.engine.stats import ModelStats
 from localllm.model import Model
 from localllm.models.info import ModelInfo
 from localllm.options import GenerationOptions
+from localllm.tools.tool import Tools
 from localllm.types import Message
 
 
@@ -61,9 +62,9 @@ class AsyncModel:
         """Return the text of `tokens`. See `Model.detokenize`."""
         return await to_thread(self._sync.detokenize, tokens)
 
-    async def render(self, messages: Sequence[Message]) -> RenderedPrompt:
-        """Return the exact prompt that the model reads for `messages`. See `Model.render`."""
-        return await to_thread(self._sync.render, messages)
+    async def render(self, messages: Sequence[Message], *, tools: Tools = ()) -> RenderedPrompt:
+        """Return the exact prompt that the model reads for `messages`, and for tools. See `Model.render`."""
+        return await to_thread(self._sync.render, messages, tools=tools)
 
     async def stats(self) -> ModelStats:
         """Return the figures so far, of all the times that it was in memory; still answers after `close`."""

@@ -5,35 +5,30 @@ from __future__ import annotations
 import copy
 import os
 from asyncio import to_thread
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Self, TypeVar, Unpack, overload
-
-from typing_extensions import TypeForm
+from typing import Self, Unpack
 
 from localllm import saving
-from localllm._json import JsonValue
+from localllm.ahead import guessed
+from localllm.aio.asking import AsyncAsking
 from localllm.aio.model import AsyncModel
 from localllm.aio.pump import LoopPump
-from localllm.aio.stream import AsyncChatStream
 from localllm.aio.tools import LoopToolRun
 from localllm.chat.overflow import Overflow
-from localllm.conversation import Conversation, Demand, check_count, collected
+from localllm.conversation import Conversation
 from localllm.errors import InvalidOptionError
 from localllm.options import GenerationOptions
-from localllm.outcome import plain
 from localllm.saved.state import StateUse
 from localllm.stages import RunCalls, StageSink
 from localllm.tools.approval import AsyncOnToolCall, check_hook
 from localllm.tools.run import ToolRun
 from localllm.tools.tool import Toolbox, Tools
 from localllm.turn import Turn
-from localllm.types import Message, Prompt, Reply
-
-T = TypeVar("T")
+from localllm.types import Message
 
 
-class AsyncChatSession:
+class AsyncChatSession(AsyncAsking):
     """A conversation with a model.
 
     A turn is atomic: the history gains a prompt together with its reply, and with the calls that were run for it and
@@ -102,175 +97,6 @@ class AsyncChatSession:
     def restored(self) -> StateUse | None:
         """For a session from a file: for how many tokens its state is used, and why not for more. None for others."""
         return self._restored
-
-    @overload
-    async def send(self, prompt: Prompt, *, prefix: str = ..., **options: Unpack[GenerationOptions]) -> Reply: ...
-    @overload
-    async def send(
-        self,
-        prompt: Prompt,
-        *,
-        schema: Mapping[str, object],
-        prefix: str = ...,
-        **options: Unpack[GenerationOptions],
-    ) -> Reply[JsonValue]: ...
-    @overload
-    async def send(
-        self, prompt: Prompt, *, schema: TypeForm[T], prefix: str = ..., **options: Unpack[GenerationOptions]
-    ) -> Reply[T]: ...
-    async def send(
-        self, prompt: Prompt, *, schema: object = None, prefix: str = "", **options: Unpack[GenerationOptions]
-    ) -> Reply[object]:
-        """Ask, wait for the whole reply, and return it.
-
-        Args:
-            prompt: A user's text, a message, or several to append to the history; the last one is from the user or
-                a tool, and a system message may only be the very first of the conversation.
-            schema: What the reply is to be: a type, such as a dataclass, or a JSON Schema. The model is held to it, and
-                `reply.parsed` is its value.
-            prefix: What the reply begins with: the model goes on from there, and `reply.text` has it.
-            options: Over the session's own.
-
-        Returns:
-            The reply; with the finish reason "cancelled" if the model was closed meanwhile.
-
-        Raises:
-            InvalidPromptError: The prompt cannot be used; PromptTypeError if it is of the wrong type.
-            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name;
-                InvalidSchemaError if a schema cannot be enforced.
-            SessionBusyError: Another reply of this session has not ended.
-            ClosedError: The model is closed.
-            GenerationTimeoutError: `timeout_s` passed; the exception's `.reply` is the partial reply.
-            TruncatedOutputError: A reply with a schema was cut off before it was whole; `.partial` is what it was.
-            OutputValidationError: A whole reply that the schema's type refuses by rules of its own.
-            GenerationError: The reply failed; the exception's `.reply` is what there was of it.
-            asyncio.CancelledError: The task was cancelled; the history keeps what was received.
-        """
-        return await _collect(partial(self._conversation.ask, prompt=prompt, demand=Demand(options, schema, prefix)))
-
-    @overload
-    def stream(self, prompt: Prompt, *, prefix: str = ..., **options: Unpack[GenerationOptions]) -> AsyncChatStream: ...
-    @overload
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        schema: Mapping[str, object],
-        prefix: str = ...,
-        **options: Unpack[GenerationOptions],
-    ) -> AsyncChatStream[JsonValue]: ...
-    @overload
-    def stream(
-        self, prompt: Prompt, *, schema: TypeForm[T], prefix: str = ..., **options: Unpack[GenerationOptions]
-    ) -> AsyncChatStream[T]: ...
-    def stream(
-        self, prompt: Prompt, *, schema: object = None, prefix: str = "", **options: Unpack[GenerationOptions]
-    ) -> AsyncChatStream[object]:
-        """Ask, and return the reply as a stream at once; not awaited.
-
-        Args:
-            prompt: As for `send`.
-            schema: As for `send`; `stream.partials()` yields what the reply is so far.
-            prefix: As for `send`; it is no chunk of the stream.
-            options: Over the session's own.
-
-        Raises:
-            InvalidPromptError: The prompt cannot be used; PromptTypeError if it is of the wrong type.
-            InvalidOptionError: An option is out of range; UnknownOptionError if there is none of this name;
-                InvalidSchemaError if a schema cannot be enforced.
-            SessionBusyError: Another reply of this session has not ended.
-            ClosedError: The model is closed.
-        """
-        return _stream(partial(self._conversation.ask, prompt=prompt, demand=Demand(options, schema, prefix)))
-
-    async def regenerate(self, **options: Unpack[GenerationOptions]) -> Reply:
-        """Answer the last prompt again, in place of the last reply, its calls and their results; return the new one.
-
-        If the new reply fails, or is cancelled before any text, the old one stays.
-
-        Raises:
-            InvalidPromptError: The history does not end with a reply to something.
-            LocalLLMError: As `send`.
-        """
-        return plain(await _collect(partial(self._conversation.ask_again, demand=Demand(options))))
-
-    def stream_regenerate(self, **options: Unpack[GenerationOptions]) -> AsyncChatStream:
-        """Answer the last prompt again, like `regenerate`, and return the new reply as a stream; not awaited.
-
-        Raises:
-            InvalidPromptError: The history does not end with a reply to something.
-            LocalLLMError: As `stream`.
-        """
-        return _stream(partial(self._conversation.ask_again, demand=Demand(options)))
-
-    @overload
-    async def continue_reply(self, **options: Unpack[GenerationOptions]) -> Reply: ...
-    @overload
-    async def continue_reply(
-        self, *, schema: Mapping[str, object], **options: Unpack[GenerationOptions]
-    ) -> Reply[JsonValue]: ...
-    @overload
-    async def continue_reply(self, *, schema: TypeForm[T], **options: Unpack[GenerationOptions]) -> Reply[T]: ...
-    async def continue_reply(self, *, schema: object = None, **options: Unpack[GenerationOptions]) -> Reply[object]:
-        """Go on with the last reply, which was cut off: by `max_tokens`, a time-out, or a cancel.
-
-        Args:
-            schema: The schema of the whole, if it was asked for with one.
-            options: Over the session's own.
-
-        Returns:
-            The whole reply, old text and new, which takes the place of the old one in the history. Its figures are
-            those of the new part.
-
-        Raises:
-            InvalidPromptError: The history does not end with a reply that was cut off.
-            LocalLLMError: As `send`; the old reply then stays, unless there is new text.
-        """
-        return await _collect(partial(self._conversation.go_on, demand=Demand(options, schema)))
-
-    def stream_continue(self, **options: Unpack[GenerationOptions]) -> AsyncChatStream:
-        """Go on with the last reply, like `continue_reply`, and return a stream, not awaited; its chunks are the new
-        text.
-
-        Raises:
-            InvalidPromptError: The history does not end with a reply that was cut off.
-            LocalLLMError: As `stream`.
-        """
-        return _stream(partial(self._conversation.go_on, demand=Demand(options)))
-
-    async def alternatives(self, prompt: Prompt, n: int, **options: Unpack[GenerationOptions]) -> tuple[Reply, ...]:
-        """Ask once and return several replies, made side by side: the prompt is read once.
-
-        None of them is kept: `choose` keeps one. Calls are returned, not run. With a `seed`, each reply's is one more
-        than that of the one before.
-
-        Args:
-            prompt: As for `send`.
-            n: How many.
-            options: Over the session's own.
-
-        Raises:
-            InvalidOptionError: `n` is not from 1 to 100, and as for `send`.
-            LocalLLMError: The first failure of any of them; the others are cancelled.
-        """
-        pump = LoopPump()
-        turns = tuple(Turn(pump.wake) for _ in range(check_count(n)))
-        try:
-            self._conversation.offer(turns, prompt, Demand(options))
-            return tuple(map(plain, await pump.run(partial(collected, turns))))
-        except BaseException:  # the task was cancelled, or one of them failed
-            for turn in turns:
-                turn.cancel()
-            raise
-
-    async def choose(self, reply: Reply[object]) -> None:
-        """Keep one of the last alternatives: the history gains the prompt and this reply.
-
-        Raises:
-            InvalidPromptError: It is none of them, or the session has gone on since.
-            SessionBusyError: A reply of this session has not ended.
-        """
-        self._conversation.choose(reply)
 
     async def fork(self) -> Self:
         """Return a session that goes on from here on its own; a reply that is running stays with this one."""
@@ -347,24 +173,52 @@ class AsyncChatSession:
         """
         self._conversation.preload(draft)
 
+    async def complete_prompt(
+        self,
+        text: str,
+        *,
+        max_tokens: int | None = 16,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> str:
+        """Return how a prompt that the user is typing could go on: the user's words, not an answer to them.
 
-async def _collect(start: Callable[[Turn], None]) -> Reply[object]:
-    pump = LoopPump()
-    turn = Turn(pump.wake)
-    try:
-        start(turn)
-        return await pump.run(turn.collect)
-    except BaseException:  # the task was cancelled; a failed turn is settled already
-        turn.cancel(received=True)
-        raise
+        The history stays as it is, and no tool is called. What is read for it is read for the prompt, too, so that
+        `preload` has nothing to add. It comes behind all replies, of other sessions as well, and the next
+        `complete_prompt`, `preload` or reply of this session, from another task, ends it: none of them waits.
 
+        Args:
+            text: What the user has typed so far. The last word may be a part of one, such as "capi": it goes on within
+                the word. After an empty text, or white space, nothing is suggested.
+            max_tokens: Tokens to generate at most, those of the last word, which is spelled anew, among them; None is
+                to the end of the line.
+            temperature: 0 is always the same suggestion.
+            seed: Of the random numbers, for another temperature.
+            stop: Texts that end it, besides the end of a line and of the user's turn; they are not part of it.
+            timeout_s: Seconds after which to return what there is; None is no limit.
 
-def _stream(start: Callable[[Turn], None]) -> AsyncChatStream[T]:
-    pump = LoopPump()
-    turn = Turn(pump.wake)
-    try:
-        start(turn)
-        return AsyncChatStream(turn, pump)  # from here on its finalizer cancels
-    except BaseException:
-        turn.cancel()
-        raise
+        Returns:
+            What follows directly on `text`; when something else ended it, what there was by then. Empty if there is
+            nothing to suggest.
+
+        Raises:
+            InvalidPromptError: Lone surrogates or NUL in the text; PromptTypeError if it is no str.
+            InvalidOptionError: An option is out of range.
+            SessionBusyError: A reply of this session has not ended.
+            ClosedError: The model is closed.
+            UnsupportedError: The backend, or the model's chat template, leaves no way to go on with a user's text.
+            GenerationError: The model failed; ContextOverflowError where `send` would raise it, too.
+            asyncio.CancelledError: The task was cancelled.
+        """
+        pump = LoopPump()
+        turn = Turn(pump.wake)
+        options: dict[str, object] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        try:
+            if not self._conversation.complete(turn, text, options | {"stop": stop, "timeout_s": timeout_s}):
+                return ""
+            return guessed(await pump.run(partial(turn.collect, raise_timeout=False)))
+        except BaseException:  # the task was cancelled, or it failed
+            turn.cancel()
+            raise

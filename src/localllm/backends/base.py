@@ -96,6 +96,10 @@ class ResumePoint:
     delivered_chars: int = 0
 
 
+Purpose: TypeAlias = Literal["reply", "preload", "complete"]
+"""What a request is for; see `GenerateRequest`."""
+
+
 @frozen(kw_only=True)
 class GenerateRequest:
     """One request to a loaded model.
@@ -104,7 +108,11 @@ class GenerateRequest:
         messages: The conversation, oldest first: an optional system message, then turns; never empty.
         options: The options, validated.
         purpose: "reply" to answer; "preload" to read the messages into the cache and generate nothing: no text, the
-            finish reason "length", no completion tokens. A backend without a cache ends it at once.
+            finish reason "length", no completion tokens. A backend without a cache ends it at once. "complete" to go on
+            with the last message, which is the user's and unfinished: the text is what would follow in the very same
+            turn, from its last character on, and ends where the turn would. There are no calls and no thoughts, and
+            tools only make the prompt the same. A backend that cannot ends it with UnsupportedError. Both of the latter
+            stay behind the replies of others, as far as the backend has an order.
         grammar: What the text must look like. A backend that cannot hold its model to it ends the request with
             UnsupportedError.
         tools: What the model may call, as `options.tool_choice` says.
@@ -116,7 +124,7 @@ class GenerateRequest:
 
     messages: tuple[Message, ...]
     options: RequestOptions = RequestOptions()
-    purpose: Literal["reply", "preload"] = "reply"
+    purpose: Purpose = "reply"
     grammar: Grammar | None = None
     tools: tuple[ToolDefinition, ...] = ()
     prefix: str = ""
@@ -168,12 +176,17 @@ class LoadedModel(ABC):
         """
 
     @abstractmethod
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
         """Return the exact prompt for `messages`, ready for the model's reply.
+
+        Args:
+            messages: The conversation.
+            tools: What the model may call; left out of the call where there are none.
 
         Raises:
             ClosedError: The model is closed.
             TemplateError: The chat template refuses or fails.
+            InvalidOptionError: The model takes no tools.
         """
 
     def save_state(self, request: GenerateRequest, path: Path, offset: int) -> StateUse:
@@ -238,3 +251,8 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close every model that is still open; a second call does nothing."""
+
+
+def rendered(model: LoadedModel, messages: Sequence[Message], tools: Sequence[ToolDefinition]) -> RenderedPrompt:
+    """Return a prompt of `model`, whose `render` need not know of tools until it is asked for some."""
+    return model.render(messages, tools=tools) if tools else model.render(messages)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from attrs import Attribute, field, frozen
 
@@ -142,8 +142,9 @@ class FakeBackend(SimpleBackend):
         assert backend.requests[0].messages[-1].content == "Hi"
 
     Every reply that is asked for, of any of its models, takes the next item, in the order in which they are asked for;
-    a preload takes none. When the script runs out, the request ends with ScriptError. So it does when a reply's text is
-    not what the request's schema, regex, choice or grammar asks for; properties come in the schema's order.
+    so does a completion of a user's text, while a preload takes none. When the script runs out, the request ends with
+    ScriptError. So it does when a reply's text is not what the request's schema, regex, choice or grammar asks for;
+    JSON may be spelled in any way.
 
     Args:
         script: The replies: a str for its text, a FakeReply for more, an exception for a request that fails. May be
@@ -202,6 +203,8 @@ class FakeBackend(SimpleBackend):
 class _FakeModel(SimpleModel):
     """Plays replies, and pretends to have a prefix cache."""
 
+    completes: ClassVar[bool] = True
+
     def __init__(self, spec: ModelSpec, take: Callable[[GenerateRequest], FakeReply], clock: Clock | None) -> None:
         super().__init__(spec, clock=clock)
         self._take = take
@@ -223,6 +226,7 @@ class _FakeModel(SimpleModel):
     def _play(self, reply: FakeReply, request: GenerateRequest) -> Iterator[Piece]:
         _check_grammar(reply, request)
         pieces = reply.pieces
+        replies = request.purpose == "reply"  # else it is a user's text, which has neither thoughts nor calls
         fails_at = len(pieces) if reply.error_at is None else reply.error_at
         # Each piece has its moment, counted from the start, so that a clock moved by 3 s brings three pieces 1 s apart.
         moment_s = self.clock.now()
@@ -233,10 +237,10 @@ class _FakeModel(SimpleModel):
                 yield Pause(moment_s)
             if index == fails_at:
                 self._fail(reply)
-            yield from pieces[index : index + 1]
+            yield from (piece for piece in pieces[index : index + 1] if replies or piece.segment == "text")
         if fails_at == len(pieces):
             self._fail(reply)
-        yield from reply.tool_calls
+        yield from reply.tool_calls if replies else ()
         yield Finish("length" if reply.truncated else "stop")
 
     def _fail(self, reply: FakeReply) -> None:
@@ -280,13 +284,13 @@ def _check_grammar(reply: FakeReply, request: GenerateRequest) -> None:
     text = reply.text or "".join(reply.chunks)
     if request.grammar is None or (reply.tool_calls and not text):
         return
-    from localllm.output.compiled import matches  # llguidance is for those who ask for a grammar
+    from localllm.output.scripts import departure  # llguidance is for those who ask for a grammar
 
     whole = not (reply.truncated or reply.error or reply.crash)
-    departure = matches(request.grammar, request.prefix + text, whole=whole)
-    if departure is not None:
+    found = departure(request.grammar, request.prefix + text, whole=whole)
+    if found is not None:
         raise ScriptError(
-            f"the FakeBackend's script departs from the {request.grammar.kind} that was asked for {departure}; "
+            f"the FakeBackend's script departs from the {request.grammar.kind} that was asked for {found}; "
             f"the reply was {text!r:.120}"
         )
 

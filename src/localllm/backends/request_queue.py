@@ -25,9 +25,13 @@ _LINGER_S = 1.0  # a guess: longer than the pause between two requests of a test
 
 
 class Queued(Protocol):
-    """A request as the queue knows it: `start`, then a `step` whenever it is due, until it has `ended`."""
+    """A request as the queue knows it: `start`, then a `step` whenever it is due, until it has `ended`.
+
+    One in the `background` starts when nobody else waits, and takes no place from those who come later.
+    """
 
     accepted: bool
+    background: bool
     ended: bool
     deadline_s: float
     due_s: float
@@ -180,7 +184,7 @@ class RequestQueue(Generic[_R]):
             if not request.accepted:
                 request.end("error", self._full())
             elif not request.ended:
-                self._waiting.append(request)
+                self._line_up(request)
                 if request.deadline_s < math.inf:
                     heapq.heappush(self._deadlines, (request.deadline_s, next(self._count), request))
         for request in _drain(self._cancels):
@@ -188,13 +192,23 @@ class RequestQueue(Generic[_R]):
 
     def _admit(self) -> None:
         """Start waiting requests while there is room."""
-        while self._waiting and len(self._running) < self._n_parallel:
+        while self._waiting and self._has_room(self._waiting[0]):
             request = self._waiting.popleft()
             if request.deadline_s <= self._clock.now():
                 request.end("timeout")
             if not request.ended:
                 self._running.append(request)
                 request.start()
+
+    def _line_up(self, request: _R) -> None:
+        place = len(self._waiting)
+        while not request.background and place and self._waiting[place - 1].background:
+            place -= 1
+        self._waiting.insert(place, request)
+
+    def _has_room(self, request: _R) -> bool:
+        taken = sum(request.background or not other.background for other in self._running)
+        return taken < self._n_parallel
 
     def _do_next(self) -> None:
         """Do what is due first, a time-out or a step; wait if nothing is due yet."""

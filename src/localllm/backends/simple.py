@@ -25,6 +25,7 @@ import secrets
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
 from attrs import evolve
 
@@ -38,9 +39,11 @@ from localllm.backends.base import (
     Sink,
 )
 from localllm.backends.clock import Clock, SystemClock
+from localllm.backends.open_models import OpenModels
 from localllm.backends.request_queue import RequestQueue
 from localllm.backends.simple_request import Finish, Pause, Piece, SimpleRequest
 from localllm.backends.words import TURN_BEGIN, TURN_END, Tokenizer, WordTokenizer
+from localllm.chat.definitions import ToolDefinition
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import ClosedError, InvalidOptionError, LoadCancelledError, LocalLLMError
@@ -56,8 +59,8 @@ DEFAULT_N_CTX = 131_072
 class SimpleModel(LoadedModel):
     """A loaded model that answers by `pieces`.
 
-    To override besides `pieces`: `prompt`, for a chat format of its own, and `free`. Every hook but `accept` is called
-    on the model's one thread, so that a model needs no locks.
+    To override besides `pieces`: `prompt` and `open_prompt`, for a chat format of its own, and `free`. Every hook but
+    `accept` is called on the model's one thread, so that a model needs no locks.
 
     Args:
         spec: What was to be loaded. `config.n_ctx` and `config.max_queue` hold for any model; `config.n_parallel`
@@ -67,6 +70,10 @@ class SimpleModel(LoadedModel):
         tokenizer: What counts tokens; a `WordTokenizer` by default.
         clock: Tells when replies time out and pauses end; tests inject a `localllm.testing.ManualClock`.
     """
+
+    completes: ClassVar[bool] = False
+    """Whether `pieces` goes on with the last message, too, for a request whose purpose is "complete"; if not, such a
+    request ends with UnsupportedError."""
 
     def __init__(
         self,
@@ -113,7 +120,7 @@ class SimpleModel(LoadedModel):
         LocalLLMError, else with a BackendError that it is the cause of.
 
         Args:
-            request: What was asked; never a preload.
+            request: What was asked; never a preload, and a completion only if `completes`.
 
         Returns:
             Text as str, or as TextDelta for a thought; ToolCall; Pause to wait; Finish to end in another way than by
@@ -133,13 +140,23 @@ class SimpleModel(LoadedModel):
         for message in messages:
             content = _content(message)
             text += f"{TURN_BEGIN}{message.role}\n{content}{TURN_END}\n"
-            tokens += self.tokenizer.encode_control(TURN_BEGIN) + self.tokenizer.encode(f"{message.role}\n")
+            tokens += self._beginning(message.role)
             tokens += self._generated(message, content) or self.tokenizer.encode(content)
             tokens += self.tokenizer.encode_control(TURN_END) + self.tokenizer.encode("\n")
         if add_generation_prompt:
             text += f"{TURN_BEGIN}assistant\n"
-            tokens += self.tokenizer.encode_control(TURN_BEGIN) + self.tokenizer.encode("assistant\n")
+            tokens += self._beginning("assistant")
         return RenderedPrompt(text, tuple(tokens))
+
+    def open_prompt(self, messages: Sequence[Message]) -> RenderedPrompt:
+        """Return the prompt for `messages` that ends with the last one's text, for that to be gone on with.
+
+        It is the beginning of what `prompt` returns for them.
+        """
+        before, last = self.prompt(messages[:-1], add_generation_prompt=False), messages[-1]
+        text = f"{before.text}{TURN_BEGIN}{last.role}\n{last.content}"
+        tokens = (*before.tokens, *self._beginning(last.role), *self.tokenizer.encode(last.content))
+        return RenderedPrompt(text, tokens)
 
     def accept(self, request: GenerateRequest) -> Callable[[], Iterable[Piece]]:
         """Return what makes the reply, to be called on the model's thread.
@@ -177,7 +194,7 @@ class SimpleModel(LoadedModel):
         submitted_s = self.clock.now()
 
         def make(accepted: bool) -> SimpleRequest:
-            answered = accepted and request.purpose == "reply"
+            answered = accepted and (request.purpose == "reply" or (request.purpose == "complete" and self.completes))
             return SimpleRequest(
                 request=request,
                 sink=sink,
@@ -200,8 +217,8 @@ class SimpleModel(LoadedModel):
         self._check_open()
         return self.tokenizer.decode(tokens)
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
-        """Return the exact prompt for `messages`; see `LoadedModel.render`."""
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
+        """Return the exact prompt for `messages`, which shows no tools; see `LoadedModel.render`."""
         self._check_open()
         return self.prompt(messages)
 
@@ -243,6 +260,9 @@ class SimpleModel(LoadedModel):
         except InvalidOptionError:  # the hash was written by hand: such ids are not ours
             return ()
 
+    def _beginning(self, role: str) -> tuple[int, ...]:
+        return (*self.tokenizer.encode_control(TURN_BEGIN), *self.tokenizer.encode(f"{role}\n"))
+
     def _free_once(self) -> None:
         with self._freeing:
             if not self._freed:
@@ -258,9 +278,7 @@ class SimpleBackend(Backend):
     """A backend that loads `SimpleModel`s: a subclass has a `name` and says how to `open` one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._models: list[SimpleModel] = []
-        self._closed = False
+        self._models: OpenModels[SimpleModel] = OpenModels()
 
     @abstractmethod
     def open(self, spec: ModelSpec) -> SimpleModel:
@@ -277,15 +295,13 @@ class SimpleBackend(Backend):
             ClosedError: The backend is closed.
             LoadCancelledError: `on_progress` returned False.
         """
-        self._check_open()
+        self._models.check(self.name)
         _report(spec, on_progress, 0.0)
         model = self.open(spec)
         try:
             model.named(self.name)
             _report(spec, on_progress, 1.0)
-            with self._lock:
-                self._check_open()
-                self._models = [other for other in self._models if not other.closed] + [model]
+            self._models.add(model, self.name)
         except BaseException:
             model.close()
             raise
@@ -293,15 +309,8 @@ class SimpleBackend(Backend):
 
     def close(self) -> None:
         """Close every model that is still open; a second call does nothing."""
-        with self._lock:
-            self._closed = True
-            models, self._models = self._models, []
-        for model in models:
+        for model in self._models.close():
             model.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"the backend {self.name!r} is closed; make a new one")
 
 
 def _report(spec: ModelSpec, on_progress: ProgressCallback | None, fraction: float) -> None:

@@ -17,7 +17,7 @@ from localllm.backends.base import GenerateRequest, Sink
 from localllm.backends.clock import Clock, timings_of
 from localllm.backends.words import Tokenizer
 from localllm.chat.rendered import RenderedPrompt
-from localllm.errors import BackendError, ContextOverflowError, LocalLLMError
+from localllm.errors import BackendError, ContextOverflowError, LocalLLMError, UnsupportedError
 from localllm.models.info import ModelInfo
 from localllm.types import (
     BackendEvent,
@@ -89,6 +89,15 @@ class Answering(Protocol):
         """Return the prompt for `messages`, at its end the beginning of a reply if `add_generation_prompt`."""
 
     @abstractmethod
+    def open_prompt(self, messages: tuple[Message, ...]) -> RenderedPrompt:
+        """Return the prompt for `messages` up to the end of the last one's text."""
+
+    @property
+    @abstractmethod
+    def completes(self) -> bool:
+        """Whether it goes on with a user's text, too."""
+
+    @abstractmethod
     def cached_tokens(self, prompt: tuple[int, ...]) -> int:
         """Return how many tokens of `prompt` need not be computed."""
 
@@ -123,6 +132,7 @@ class SimpleRequest:
     accepted: bool
     _on_cancel: Callable[[SimpleRequest], None] = field(alias="on_cancel")
     deadline_s: float = field(init=False)
+    background: bool = field(init=False)
     ended: bool = field(default=False, init=False)
     due_s: float = field(default=0.0, init=False)  # when its next step is to be done
     _started_s: float | None = field(default=None, init=False)
@@ -138,6 +148,7 @@ class SimpleRequest:
     def __attrs_post_init__(self) -> None:
         timeout_s = self.request.options.timeout_s
         self.deadline_s = math.inf if timeout_s is None else self.submitted_s + timeout_s
+        self.background = self.request.purpose == "complete"
 
     def cancel(self) -> None:
         """Ask for the request to end as soon as it can. Safe in a finalizer: takes no lock."""
@@ -209,7 +220,7 @@ class SimpleRequest:
 
     def _read_prompt(self) -> None:
         model = self._model
-        rendered = model.prompt(self.request.messages, add_generation_prompt=self.request.purpose == "reply")
+        rendered = self._rendered()
         self._prompt, total = rendered.tokens, len(rendered.tokens)
         if total >= model.info.n_ctx:
             raise ContextOverflowError(
@@ -221,6 +232,16 @@ class SimpleRequest:
         self._cached = max(0, min(model.cached_tokens(self._prompt), total - 1))  # the last one gives the first logits
         model.keep(self._prompt)
         self._push(PromptProgress(total, self._cached, total))
+
+    def _rendered(self) -> RenderedPrompt:
+        messages, purpose = self.request.messages, self.request.purpose
+        if purpose != "complete":
+            return self._model.prompt(messages, add_generation_prompt=purpose == "reply")
+        if not self._model.completes:
+            raise UnsupportedError(
+                f"the backend {self._model.info.backend!r} cannot go on with a user's text: it has no complete_prompt"
+            )
+        return self._model.open_prompt(messages)
 
     def _take(self, piece: Piece, answer: Answer) -> None:
         match piece:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from attrs import field, frozen
 
@@ -32,7 +31,3 @@ class ToolDefinition:
             "type": "function",
             "function": {"name": self.name, "description": self.description, "parameters": dict(self.parameters)},
         }
-
-
-ToolChoice = Literal["auto", "none", "required"] | str
-"""Whether to call a tool: as the model likes, not at all, at least one, or the one of this name."""

@@ -30,10 +30,16 @@ class SpliceFinder:
         self._decoded: Lru[tuple[int, ...], str] = Lru(_CACHE_TOKENS)
         self._cuts: Lru[tuple[tuple[int, ...], int], tuple[int, int]] = Lru(_CACHE_TOKENS)
 
-    def origins(self, messages: Sequence[Message]) -> list[str]:
-        """Give each message that this model generated an origin of its own, all others that of content."""
+    def origins(self, messages: Sequence[Message], *, last: bool = False) -> list[str]:
+        """Give each message that this model generated an origin of its own, and the `last`; all others that of content.
+
+        Args:
+            messages: The messages.
+            last: Whether the last one has an origin of its own, too.
+        """
+        special = len(messages) - 1 if last else -1
         return [
-            chr(_FIRST_ORIGIN + number) if self._generated(message) else CONTENT
+            chr(_FIRST_ORIGIN + number) if number == special or self._generated(message) else CONTENT
             for number, message in enumerate(messages)
         ]
 

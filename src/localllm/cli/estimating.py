@@ -53,6 +53,11 @@ def show_estimate(found: MemoryEstimate, ref: str, terminal: Terminal, *, as_jso
     return FAILED if found.fits is False else OK
 
 
+def clamped(n_ctx: int, found: MemoryEstimate) -> str:
+    """Return the note that a longer context was asked for than a load would make."""
+    return f"--n-ctx {n_ctx} is more than the {found.n_ctx} tokens that the model was trained with; these are reckoned"
+
+
 def _table(found: MemoryEstimate, ref: str, terminal: Terminal) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -81,6 +81,8 @@ def verify(store: ModelStore, refs: Sequence[str], terminal: Terminal, *, as_jso
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     wanted = list(refs) or [model.ref for model in store.list() if model.origin == "store"]
+    if not wanted:
+        terminal.note(f"nothing has been pulled into {store.home}; name a model to compare another one", kind="note")
     cancel, found = Cancellation(), list[Verification]()
     with on_interrupt() as interrupt, bars(terminal) as bar:
         interrupt.stops(cancel.cancel)
@@ -94,7 +96,9 @@ def verify(store: ModelStore, refs: Sequence[str], terminal: Terminal, *, as_jso
         for verification in found:
             for file in verification.files:
                 known = "whole" if file.expected else "no checksum is known; its header is good"
-                terminal.line(f"{file.path}: {file.problem or known}")
+                said = file.problem or known
+                named = said.startswith(str(file.path))  # as errors about a file's header are
+                terminal.line(said if named else f"{file.path}: {said}")
     return OK if all(verification.ok for verification in found) else FAILED
 
 

@@ -26,6 +26,7 @@ from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
 from localllm.engine.state import Job
 from localllm.engine.stats import ModelStats
+from localllm.engine.stored import Stored
 from localllm.errors import BackendError, ClosedError
 from localllm.options import RequestOptions
 from localllm.types import BackendEvent
@@ -59,6 +60,19 @@ class EngineLimits:
     idle_step_s: float
     cache_ram_bytes: int = 0
     first_cells: int = 1024
+
+
+@frozen
+class Fetched:
+    """What a request waited for is in host memory, or will not come.
+
+    Args:
+        request: The request, which may have ended meanwhile.
+        hit: Whether it is there.
+    """
+
+    request: Request
+    hit: bool
 
 
 class EngineHandle:
@@ -102,7 +116,8 @@ class Engine:
         self._model_hash = model_hash
         self._now = now
         self._aside = aside or self._on_a_thread
-        self._inbox: SimpleQueue[Request | Job | None] = SimpleQueue()  # put() is reentrant: finalizers may use it
+        # Its put() is reentrant: finalizers may use it.
+        self._inbox: SimpleQueue[Request | Fetched | Job | None] = SimpleQueue()
         self._budget = StepBudget(limits.step_s, limits.idle_step_s, limits.n_batch)
         self._main = self._make_main()
         self._main.open_now()
@@ -120,9 +135,11 @@ class Engine:
         *,
         submitted_s: float | None = None,
         preload: bool = False,
+        background: bool = False,
         given: Tokens[int] = (),
         delivered_chars: int | None = None,
         form: ReplyForm | None = None,
+        stored: Stored | None = None,
     ) -> EngineHandle:
         """Queue a request; returns at once. Safe from any thread.
 
@@ -131,10 +148,13 @@ class Engine:
             options: Its options.
             sink: Where its events go, on the engine's thread.
             submitted_s: When it was made, if that was before now.
-            preload: Only read the prompt into the cache.
+            preload: Only read the prompt into the cache, in the background.
+            background: Stay behind all requests that are not.
             given: What an earlier run of the request has generated and delivered; it goes on from there.
             delivered_chars: Characters of their text that were delivered; None for all of it.
             form: What the reply is held to, and how its text is read; used by this request only.
+            stored: What is kept of the prompt elsewhere; brought if much of it would have to be computed. Not for
+                deterministic requests.
 
         Raises:
             ClosedError: The engine is closed.
@@ -142,7 +162,12 @@ class Engine:
         form = ReplyForm() if form is None else form
         start_s = self._now() if submitted_s is None else submitted_s
         room = self.limits.n_ctx - len(prompt)
-        sequence = Sequence(array("i", prompt), max_new=min(options.max_tokens or room, room), preload=preload)
+        sequence = Sequence(
+            array("i", prompt),
+            max_new=min(options.max_tokens or room, room),
+            preload=preload,
+            background=preload or background,
+        )
         request = Request(
             sequence,
             options,
@@ -151,6 +176,7 @@ class Engine:
             deque(given),
             form.constraint,
             form.markers,
+            stored,
         )
         with self._submitting:
             if self._closing:
@@ -169,6 +195,11 @@ class Engine:
                 raise ClosedError("the model is closed; load it again")
             self._inbox.put(job)
 
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a block in host memory: states leave in such blocks, and come back in them."""
+        return self._main.scheduler.cache.host.block_tokens
+
     def stats(self) -> ModelStats:
         """Return the figures so far. Read from any thread, so that figures may be one step apart."""
         lanes = self._lanes
@@ -184,6 +215,7 @@ class Engine:
             cached_tokens=sum(counter.cached_tokens for counter in counters),
             completion_tokens=sum(counter.completion_tokens for counter in counters),
             cache_hits=sum(lane.scheduler.cache_hits for lane in lanes),
+            disk_hits=sum(counter.disk_hits for counter in counters),
             evictions=sum(cache.evictions + cache.host.evictions for cache in caches),
             preemptions=sum(lane.scheduler.preemptions for lane in lanes),
             steps=steps,
@@ -256,11 +288,22 @@ class Engine:
                 received = self._inbox.get(block=wait)
                 wait = False
                 if isinstance(received, Request):
-                    self._lane_of(received).submit(received)
+                    self._take(received)
+                elif isinstance(received, Fetched):
+                    self._main.counters.disk_hits += self._main.begin(received.request) and received.hit
                 elif received is not None:
                     self._main.post(received)
         except Empty:
             return
+
+    def _take(self, request: Request) -> None:
+        """Give a request to its lane; it waits if the beginning of its prompt is on its way from elsewhere."""
+        lane, stored = self._lane_of(request), request.stored
+        if stored is not None and lane is self._main and lane.lacks(request, stored.tokens):
+            lane.hold(request)
+            stored.fetch(lambda hit: self._inbox.put(Fetched(request, hit)))
+        else:
+            lane.submit(request)
 
     def _lane_of(self, request: Request) -> Lane:
         if not request.options.deterministic or request.sequence.preload:

@@ -27,6 +27,10 @@ class Fold(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What a reader of the reply is to know: what looked like a call and stayed text."""
 
+    @property
+    def taken_chars(self) -> int:
+        """Characters at the end of the request's prefix that turned out to be no text, but the beginning of a call."""
+
     def push(self, text: str) -> Sequence[TextDelta | ToolCallEvent]:
         """Read on, and return what is certain by now."""
 

@@ -80,6 +80,10 @@ class KvCache:
         found = max(whole, key=lambda held: len(held.tokens), default=None)
         return found, len(found.tokens) if found is not None else 0
 
+    def reach(self, tokens: array[int]) -> int:
+        """Return how many leading tokens need not be computed: they are in the context, or in host memory."""
+        return max(self.best(tokens, len(tokens))[1], self.host.find(tokens)[1])
+
     def best_of_host(self, tokens: array[int], most: int, length: int) -> list[tuple[Block, int, int]]:
         """Return what host memory has beyond a prefix of `length`, as blocks with the positions to take from them.
 

@@ -33,6 +33,7 @@ class LaneCounters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    disk_hits: int = 0
     steps: int = 0
     step_tokens: int = 0
 
@@ -78,6 +79,22 @@ class Lane:
         """Take a request."""
         self.requests[request.sequence] = request
         self.scheduler.submit(request.sequence)
+
+    def lacks(self, request: Request, tokens: int) -> bool:
+        """Whether much of the first `tokens` of a request's prompt would have to be computed."""
+        cache = self.scheduler.cache
+        return tokens > cache.reach(request.sequence.prompt) + cache.worth
+
+    def hold(self, request: Request) -> None:
+        """Take a request that is not to begin before `begin`; it may be cancelled and time out meanwhile."""
+        self.requests[request.sequence] = request
+
+    def begin(self, request: Request) -> bool:
+        """Let a request begin that was held; False if it has ended meanwhile."""
+        if request.sequence not in self.requests:
+            return False
+        self.scheduler.submit(request.sequence)
+        return True
 
     def post(self, job: Job) -> None:
         """Take something to be done with the cache between two steps."""
@@ -217,7 +234,9 @@ class Lane:
         """End a request, wherever it is."""
         sequence = request.sequence
         self.requests.pop(sequence, None)
-        self.scheduler.finish(sequence, goes_on=finish in ("stop", "length", "timeout"))
+        # What is read in the background is to be sent soon; so it stays worth its place when something newer ends it.
+        goes_on = finish in ("stop", "length", "timeout") or (sequence.background and finish == "cancelled")
+        self.scheduler.finish(sequence, goes_on=goes_on)
         if request.sampler is not None:
             request.sampler.close()
         usage = Usage(
@@ -294,7 +313,11 @@ class Lane:
                 case Load(block, seq_id, start, stop):
                     if block.data is None:
                         raise DecodeError("a block was to be loaded that was never saved")
-                    context.load(seq_id, block.data, start, stop)
+                    try:
+                        context.load(seq_id, block.data, start, stop)
+                    except DecodeError:
+                        host.discard(block)  # else it would break the next context, too
+                        raise
                 case _:
                     assert_never(move)
 

@@ -159,6 +159,7 @@ class Output:
                 tool_calls=calls,
                 error=error,
                 notes=() if self._fold is None else self._fold.notes,
+                taken_chars=0 if self._fold is None else self._fold.taken_chars,
             )
         )
 

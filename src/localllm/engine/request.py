@@ -11,6 +11,7 @@ from localllm.engine.fold import Fold
 from localllm.engine.model import Sampler
 from localllm.engine.output import Output
 from localllm.engine.sequence import Sequence
+from localllm.engine.stored import Stored
 from localllm.options import RequestOptions
 
 
@@ -41,6 +42,7 @@ class Request:
         given: Tokens that an earlier run of this request generated: taken one by one instead of what is sampled.
         constraint: Holds it to a grammar, or None.
         markers: Control tokens that are spelled out in its text.
+        stored: What is kept of its prompt outside the engine, or None.
         begun: Whether it has said anything, or could have.
         cancelled: Set by any thread to have it end.
         sampler: Its sampler, once it has one.
@@ -54,6 +56,7 @@ class Request:
     given: deque[int] = field(factory=deque)
     constraint: Constraint | None = None
     markers: frozenset[int] = frozenset()
+    stored: Stored | None = None
     begun: bool = False
     cancelled: bool = False
     sampler: Sampler | None = None

@@ -6,6 +6,7 @@ from the longest prefix that any sequence holds, running ones and those in host 
 prefix nobody has computed yet wait for the first of them to compute it. While anyone runs, idle sequences move to host
 memory. When cells run short the context is to grow, up to its ceiling; there, the youngest running request is
 preempted: its tokens are kept and read again later. The oldest is never preempted, so each ends in its time.
+Requests in the background, such as preloads, come behind all others in all of this.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def submit(self, sequence: Sequence) -> None:
-        """Put a request at the end of the queue; preloads stay behind everybody else."""
-        first_preload = next((i for i, other in enumerate(self.waiting) if other.preload), len(self.waiting))
-        self.waiting.insert(len(self.waiting) if sequence.preload else first_preload, sequence)
+        """Put a request at the end of the queue; those in the background stay behind everybody else."""
+        first_behind = next((i for i, other in enumerate(self.waiting) if other.background), len(self.waiting))
+        self.waiting.insert(len(self.waiting) if sequence.background else first_behind, sequence)
 
     def finish(self, sequence: Sequence, *, goes_on: bool = True) -> None:
         """Take a request out, wherever it is; what it computed stays as an idle, cached sequence.
@@ -118,9 +119,9 @@ class Scheduler:
         return plan
 
     def _yield_to_replies(self) -> None:
-        """Send running preloads back to the queue if they keep a reply waiting; what they read stays cached."""
-        for sequence in [sequence for sequence in self.running if sequence.preload]:
-            if not self.waiting or self.waiting[0].preload or len(self.running) < self._n_parallel:
+        """Send what runs in the background back to the queue if it keeps a reply waiting; what it read stays cached."""
+        for sequence in [sequence for sequence in self.running if sequence.background]:
+            if not self.waiting or self.waiting[0].background or len(self.running) < self._n_parallel:
                 return
             if sequence.held is not None:
                 sequence.held.goes_on = True
@@ -141,7 +142,8 @@ class Scheduler:
                 del sequence.loads[0]
                 sequence.computed = stop
                 left -= stop - start
-        self.cache.stash(allowance)
+        if self.busy:  # else there is only a job to be done, and nobody whom idle ones slow down
+            self.cache.stash(allowance)
 
     def _decodes(self) -> list[tuple[Sequence, int]]:
         """Give each streaming sequence the token that it sampled last, and tokens forced after it, which cost the same
@@ -161,7 +163,7 @@ class Scheduler:
 
     def _portions(self, decoding: int) -> list[tuple[Sequence, int]]:
         """Share the budget for prompt tokens: equal parts, what one doesn't need goes to the next, oldest first."""
-        readers = [s for s in self.running if s.unread and not s.loads and s.leader is None and not s.preload]
+        readers = [s for s in self.running if s.unread and not s.loads and s.leader is None and not s.background]
         if not readers:
             readers = [s for s in self.running if s.unread and not s.loads and s.leader is None][:1]
         if not readers:
@@ -260,9 +262,9 @@ class Scheduler:
                 self.unservable.append(sequence)  # it fits a context that there is no memory for
                 return False
             else:
-                youngest = self.running[-1]
-                self._preempt(youngest)
-                if youngest is sequence:
+                first = self._least()
+                self._preempt(first)
+                if first is sequence:
                     return False
         return True
 
@@ -285,8 +287,15 @@ class Scheduler:
         while self.wanted_cells < min(wanted, self.ceiling):
             self.wanted_cells = min(2 * self.wanted_cells, self.ceiling)
 
+    def _least(self) -> Sequence:
+        """Return who gives its cells up first: the youngest of those in the background, then the youngest of all."""
+        return next((sequence for sequence in reversed(self.running) if sequence.background), self.running[-1])
+
     def _preempt(self, sequence: Sequence) -> None:
-        """Take a running request's cells; it goes back to the head of the queue and is read again later."""
+        """Take a running request's cells; it goes back to the queue and is read again later.
+
+        A reply goes to the head of it; in the background, behind everybody else.
+        """
         self.preemptions += 1
         held = sequence.held
         self._works.pop(sequence, None)
@@ -294,7 +303,10 @@ class Scheduler:
         if held is not None:
             self.cache.free(held)
         sequence.computed = 0
-        self.waiting.appendleft(sequence)
+        if sequence.background:
+            self.waiting.append(sequence)
+        else:
+            self.waiting.appendleft(sequence)
 
     def _stop(self, sequence: Sequence) -> None:
         """Take a request out of the running ones; its cells stay as an idle sequence, its followers look anew."""

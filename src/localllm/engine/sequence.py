@@ -19,7 +19,8 @@ class Sequence:
     Args:
         prompt: The prompt's tokens, as signed 32-bit integers.
         max_new: Tokens to generate at most.
-        preload: Only read the prompt into the cache, behind everybody else.
+        preload: Only read the prompt into the cache.
+        background: Stay behind everybody else, as a preload does.
         tokens: The prompt and what was generated.
         computed: Leading tokens whose cells are in the context.
         cached: Prompt tokens that were found in the cache at the first admission.
@@ -34,6 +35,7 @@ class Sequence:
     prompt: array[int]
     max_new: int
     preload: bool = False
+    background: bool = field(kw_only=True)
     tokens: array[int] = field(init=False)
     computed: int = 0
     cached: int = 0
@@ -43,6 +45,10 @@ class Sequence:
     shared: int = 0
     admitted: bool = False
     runs: list[tuple[int, int]] = field(factory=list, repr=False)
+
+    @background.default
+    def _of_preload(self) -> bool:
+        return self.preload
 
     def __attrs_post_init__(self) -> None:
         self.tokens = array("i", self.prompt)

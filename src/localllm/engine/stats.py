@@ -17,6 +17,7 @@ class ModelStats:
         cached_tokens: Those of them that were not computed again.
         completion_tokens: Tokens generated.
         cache_hits: Requests that began from a cached prefix.
+        disk_hits: Requests for which a long system prompt was brought from `ModelConfig.prompt_cache_dir`.
         evictions: Cached sequences and parts of them given up for room.
         preemptions: Times that a running request had to give its cells up, to be read again later.
         steps: Batches computed.
@@ -34,6 +35,7 @@ class ModelStats:
     cached_tokens: int = 0
     completion_tokens: int = 0
     cache_hits: int = 0
+    disk_hits: int = 0
     evictions: int = 0
     preemptions: int = 0
     steps: int = 0

@@ -23,6 +23,7 @@ def total(before: ModelStats, now: ModelStats) -> ModelStats:
         cached_tokens=before.cached_tokens + now.cached_tokens,
         completion_tokens=before.completion_tokens + now.completion_tokens,
         cache_hits=before.cache_hits + now.cache_hits,
+        disk_hits=before.disk_hits + now.disk_hits,
         evictions=before.evictions + now.evictions,
         preemptions=before.preemptions + now.preemptions,
         steps=steps,

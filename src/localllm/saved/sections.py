@@ -93,9 +93,43 @@ def payload_of(path: Path, section: Section) -> bytes:
     return payload
 
 
+def payloads_of(file: IO[bytes], path: Path, most_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kinds and payloads of an open file's sections, each verified; reads no further than it is asked to.
+
+    Args:
+        file: The file, at its beginning.
+        path: What it is called in errors.
+        most_bytes: What a payload may have.
+
+    Raises:
+        DamagedSessionError: It is no file of sections, or damaged, or cut off.
+        OSError: It cannot be read.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if file.read(len(MAGIC)) != MAGIC:
+        raise DamagedSessionError(f"{path} is no file of sections: it does not begin as one")
+    kind = b""
+    while kind != END:
+        section, checksum = _head(file, path, size)
+        if section.length > most_bytes:
+            raise DamagedSessionError(f"{path} has a section of {section.length} bytes")
+        kind, payload = section.kind, file.read(section.length)
+        digest = hashlib.sha256(_HEAD.pack(kind, section.length))
+        digest.update(payload)
+        if digest.digest() != checksum:
+            raise DamagedSessionError(f"{path} is damaged: another checksum at byte {section.offset}")
+        if kind == END and file.read(1):
+            raise DamagedSessionError(f"{path} is damaged: something follows its end")
+        yield kind, payload
+
+
 @contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
+def replaced(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Yield a new file that takes the place of `path` at the block's end, whole or not at all.
+
+    Args:
+        path: The file.
+        durable: Whether it has reached the disk by then; without, a power cut may leave a damaged one.
 
     Raises:
         OSError: It cannot be written; `path` is as it was.
@@ -105,7 +139,8 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
         with temporary as file:
             yield file.file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary.name).replace(path)
     except BaseException:
         Path(temporary.name).unlink(missing_ok=True)

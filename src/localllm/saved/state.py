@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from attrs import frozen
 
@@ -70,14 +71,23 @@ def append_state(path: Path, offset: int, head: StateHead, blocks: Iterable[Stat
     Raises:
         OSError: It cannot be written.
     """
-    tokens = 0
     with path.open("r+b") as file:
         file.truncate(file.seek(offset))
-        about = {"format": head.format, "model_hash": head.model_hash, "tokens": list(head.tokens)}
-        write_section(file, HEAD, json.dumps(about).encode())
-        for block in blocks:
-            write_section(file, BLOCK, _POSITIONS.pack(block.start, block.stop), block.data)
-            tokens = block.stop
+        return write_state(file, head, blocks)
+
+
+def write_state(file: IO[bytes], head: StateHead, blocks: Iterable[StateBlock]) -> int:
+    """Write a state into an open file of sections; return for how many tokens it has cells.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    tokens = 0
+    about = {"format": head.format, "model_hash": head.model_hash, "tokens": list(head.tokens)}
+    write_section(file, HEAD, json.dumps(about).encode())
+    for block in blocks:
+        write_section(file, BLOCK, _POSITIONS.pack(block.start, block.stop), block.data)
+        tokens = block.stop
     return tokens
 
 
@@ -92,21 +102,26 @@ def read_state(path: Path) -> tuple[StateHead, Iterator[StateBlock]] | None:
     heads = [section for section in sections if section.kind == HEAD]
     if not heads:
         return None
-    head = _head(path, payload_of(path, heads[0]))
+    head = head_of(path, payload_of(path, heads[0]))
 
     def blocks() -> Iterator[StateBlock]:
         for section in sections:
             if section.kind == BLOCK:
-                payload = payload_of(path, section)
-                if len(payload) < _POSITIONS.size:
-                    raise DamagedSessionError(f"{path} is damaged: a block of cells has no positions")
-                start, stop = _POSITIONS.unpack_from(payload)
-                yield StateBlock(start, stop, payload[_POSITIONS.size :])
+                yield block_of(path, payload_of(path, section))
 
     return head, blocks()
 
 
-def _head(path: Path, payload: bytes) -> StateHead:
+def block_of(path: Path, payload: bytes) -> StateBlock:
+    """Return the cells that a section `BLCK` of a file holds; raises DamagedSessionError if it holds none."""
+    if len(payload) < _POSITIONS.size:
+        raise DamagedSessionError(f"{path} is damaged: a block of cells has no positions")
+    start, stop = _POSITIONS.unpack_from(payload)
+    return StateBlock(start, stop, payload[_POSITIONS.size :])
+
+
+def head_of(path: Path, payload: bytes) -> StateHead:
+    """Return what a section `STAT` of a file says; raises DamagedSessionError if it says nothing."""
     try:
         about: JsonValue = json.loads(payload)
     except (ValueError, RecursionError) as exc:

@@ -23,6 +23,7 @@ _CHECKS: tuple[Callable[[Subject], None], ...] = (
     replies.timeout_ends_the_reply,
     replies.usage_counts_the_prompt,
     replies.preload_generates_nothing,
+    replies.completion_reads_an_open_turn,
     replies.overflow_ends_that_request_only,
     replies.options_stay_with_their_request,
     replies.errors_end_one_request,

@@ -12,7 +12,7 @@ from typing import Self, Unpack
 
 from attrs import define, evolve, field, frozen
 
-from localllm.backends.base import Backend, GenerateRequest, LoadedModel, ModelSpec
+from localllm.backends.base import Backend, GenerateRequest, LoadedModel, ModelSpec, Purpose
 from localllm.errors import ConformanceError, LocalLLMError
 from localllm.options import GenerationOptions, ModelConfig, RequestOptions
 from localllm.testing.events import EventLog
@@ -167,7 +167,7 @@ class Trial:
         prompt: str | None = None,
         *,
         on_event: Callable[[BackendEvent, Asked], None] | None = None,
-        preload: bool = False,
+        purpose: Purpose = "reply",
         **options: Unpack[GenerationOptions],
     ) -> Asked:
         """Make a request, greedy and with a fixed seed unless `options` say otherwise; returns at once.
@@ -175,13 +175,13 @@ class Trial:
         Args:
             prompt: What the user says; the subject's prompt by default.
             on_event: Called on the backend's thread with each event.
-            preload: Whether to preload only.
+            purpose: What it is for.
             options: The request's options.
         """
         request = GenerateRequest(
             messages=(Message.user(self.subject.prompt if prompt is None else prompt),),
             options=RequestOptions.of({"temperature": 0.0, "seed": 0}, options),
-            purpose="preload" if preload else "reply",
+            purpose=purpose,
         )
         return self.send(request, on_event)
 

@@ -1,4 +1,4 @@
-"""On the real model, whose template knows no tools: every required call is one, and fits its schema."""
+"""On the real model, whose template knows no tools: every required call is one and fits its schema, cut off or not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from localllm import Backend, ChatSession, GenerationOptions, ModelManager, RecordingBackend, ReplayBackend
 from localllm.backends.base import GenerateRequest, LoadedModel, ModelSpec
 from localllm.backends.llamacpp import LlamaCppBackend
 from localllm.chat.definitions import ToolDefinition
@@ -50,11 +51,11 @@ def model(smollm2_path: Path) -> Iterator[LoadedModel]:
         backend.close()
 
 
-def _ask(model: LoadedModel, seed: int, tool_choice: str) -> tuple[GenerationEnded, str]:
+def _ask(model: LoadedModel, seed: int, tool_choice: str, max_tokens: int = 250) -> tuple[GenerationEnded, str]:
     """Ask one of the questions; return how the reply ended, and its text."""
     events: queue.SimpleQueue[BackendEvent] = queue.SimpleQueue()
     options = RequestOptions(
-        seed=seed, temperature=1.0, max_tokens=250, tool_choice=tool_choice, parallel_tool_calls=seed % 2 == 0
+        seed=seed, temperature=1.0, max_tokens=max_tokens, tool_choice=tool_choice, parallel_tool_calls=seed % 2 == 0
     )
     message = Message.user(_QUESTIONS[seed % len(_QUESTIONS)])
     model.generate(GenerateRequest(messages=(message,), options=options, tools=_TOOLS), events.put)
@@ -88,9 +89,9 @@ def _check(model: LoadedModel, seeds: range) -> int:
     return count
 
 
-def test_ten_required_calls_fit_their_schemas(model: LoadedModel) -> None:
+def test_five_required_calls_fit_their_schemas(model: LoadedModel) -> None:
     """At temperature 1."""
-    assert _check(model, range(10)) >= 10
+    assert _check(model, range(5)) >= 5
 
 
 @pytest.mark.soak
@@ -105,14 +106,35 @@ def test_a_hundred_required_calls_fit_their_schemas(model: LoadedModel) -> None:
 
 def test_a_chosen_tool_is_the_one_that_is_called(model: LoadedModel) -> None:
     """Whatever was asked."""
-    for seed in range(3):
-        ended, _ = _ask(model, seed, "add")
-        assert {call.name for call in ended.tool_calls} == {"add"}
+    ended, _ = _ask(model, 0, "add")
+    assert {call.name for call in ended.tool_calls} == {"add"}
 
 
 def test_without_a_choice_the_model_may_speak(model: LoadedModel) -> None:
-    """Then it ends its turn by itself, or calls."""
-    for seed in range(2):
-        ended, text = _ask(model, seed, "auto")
-        assert ended.error is None
-        assert text or ended.tool_calls
+    """It may call, too."""
+    ended, text = _ask(model, 0, "auto", max_tokens=60)
+    assert ended.error is None
+    assert text or ended.tool_calls
+
+
+def test_a_reply_cut_within_a_call_goes_on_to_the_call(tmp_path: Path) -> None:
+    """What stayed text is none any more; a replay says the same."""
+    options = GenerationOptions(temperature=0.0, tool_choice="required", parallel_tool_calls=False, run_tools=False)
+    path = tmp_path / "tape.json"
+
+    def talk(backend: Backend) -> list[tuple[str, int, tuple[str, ...]]]:
+        with ModelManager(backend) as models:
+            model = models.load("smollm2-135m", config=ModelConfig(n_ctx=1024))
+            chat = ChatSession(model, tools=[_WEATHER], **options)
+            replies = [chat.send(_QUESTIONS[0], max_tokens=2), chat.continue_reply(max_tokens=8), chat.continue_reply()]
+            assert chat.history[-1] == replies[-1].message
+            return [(reply.text, len(reply.tool_calls), reply.notes) for reply in replies]
+
+    mark, begun, whole = talk(RecordingBackend(LlamaCppBackend(), path))
+    for text, calls, notes in (mark, begun):
+        assert text
+        assert '<tool_call>\n{"name": "get_weather"'.startswith(text)
+        assert (calls, notes) == (0, (f"what begins like a call could not be read as one: {text.strip()!r}",))
+    assert len(begun[0]) > len(mark[0])
+    assert whole == ("", 1, ())
+    assert talk(ReplayBackend(path)) == [mark, begun, whole]

@@ -16,13 +16,14 @@ from typing import NoReturn, get_args
 
 from attrs import asdict
 
-from localllm import errors
 from localllm._json import JsonValue, as_list, as_object, check_keys, check_text
 from localllm.backends.cassettes.forms import Form, lines_of, message_form, text_of
 from localllm.backends.cassettes.tape import CutCall, Interaction, Part, RecordedReply, Tape
+from localllm.backends.worker.details import kinds
 from localllm.backends.worker.messages import Failure
 from localllm.chat.rendered import RenderedPrompt
 from localllm.errors import CassetteError, InvalidPromptError, LocalLLMError
+from localllm.logprobs import likely_from, number_of
 from localllm.models.info import ModelInfo, TemplateSource
 from localllm.types import FINISH_REASONS, Message, TextDelta, TokenLogprob, ToolCall, Usage
 
@@ -36,7 +37,7 @@ _INFO_TEXTS = ("name", "architecture", "quantization", "template_source", "model
 _INFO_COUNTS = ("parameters", "context_length", "vocab_size", "size_bytes", "n_ctx")
 _SOURCES: tuple[TemplateSource, ...] = get_args(TemplateSource)
 _USAGE = ("prompt_tokens", "completion_tokens", "thought_tokens")
-_ASKED = ("messages", "tools", "grammar", "prefix", "options")
+_ASKED = ("messages", "purpose", "tools", "grammar", "prefix", "options")
 
 
 def read_tapes(path: Path) -> list[Tape]:
@@ -117,6 +118,8 @@ def _interaction_form(one: Interaction) -> Form:
     form["usage"] = {name: count for name in _USAGE if (count := getattr(reply.usage, name))}
     if reply.notes:
         form["notes"] = list(reply.notes)
+    if reply.taken_chars:
+        form["taken_chars"] = reply.taken_chars
     if reply.error is not None:
         form.update(_failure_form(reply.error))
     return form
@@ -136,14 +139,13 @@ def _part_form(part: Part) -> Form:
 
 def _logprob_form(one: TokenLogprob) -> JsonValue:
     """Return a token with its text and log-probability, and the likeliest ones likewise; digits beyond are noise."""
-    top: JsonValue = [[token, text, round(logprob, _DIGITS)] for token, text, logprob in one.top]
-    return [one.token, one.text, round(one.logprob, _DIGITS), *([top] if one.top else [])]
+    top: JsonValue = [[token, text, number_of(round(logprob, _DIGITS))] for token, text, logprob in one.top]
+    return [one.token, one.text, number_of(round(one.logprob, _DIGITS)), *([top] if one.top else [])]
 
 
 def _failure_form(failure: Failure) -> Form:
-    form: Form = {"kind": failure.kind, "message": lines_of(failure.message)}
-    counts = {"prompt_tokens": failure.prompt_tokens, "context_tokens": failure.context_tokens}
-    return {"error": {**form, **{name: count for name, count in counts.items() if count}}}
+    said: Form = json.loads(failure.details)
+    return {"error": {"kind": failure.kind, "message": lines_of(failure.message), **said}}
 
 
 def _prompt_form(prompt: RenderedPrompt | Failure) -> Form:
@@ -219,9 +221,11 @@ def _interaction_from(data: Mapping[str, JsonValue]) -> Interaction:
         data,
         "request of a cassette",
         required=("messages", *reply_names),
-        optional=(*_ASKED[1:], "tool_calls", "error", "notes"),
+        optional=(*_ASKED[1:], "tool_calls", "error", "notes", "taken_chars"),
     )
     asked: Form = {name: data[name] for name in _ASKED if name in data}
+    if asked.get("purpose", "complete") != "complete":
+        raise InvalidPromptError(f"a request's purpose can be 'complete' or left out; got {asked['purpose']!r:.80}")
     asked["messages"] = [_message_form_from(item) for item in as_list(data["messages"], "messages")]
     finish = data["finish_reason"]
     if finish not in FINISH_REASONS:
@@ -239,7 +243,13 @@ def _interaction_from(data: Mapping[str, JsonValue]) -> Interaction:
     error = _failure_from(data) if failed else None
     notes = tuple(check_text(note, "a note") for note in as_list(data.get("notes", ()), "notes"))
     reply = RecordedReply(
-        parts=parts, finish_reason=finish, usage=Usage(**counts), tool_calls=calls, error=error, notes=notes
+        parts=parts,
+        finish_reason=finish,
+        usage=Usage(**counts),
+        tool_calls=calls,
+        error=error,
+        notes=notes,
+        taken_chars=_count(data.get("taken_chars", 0), "taken_chars"),
     )
     return Interaction(asked, reply)
 
@@ -279,30 +289,22 @@ def _logprobs_from(data: Mapping[str, JsonValue]) -> tuple[TokenLogprob, ...]:
 
 
 def _logprob_from(item: JsonValue) -> TokenLogprob:
-    token, text, logprob = _triple(as_list(item, "a log-probability")[:3])
-    top = [_triple(one) for rest in as_list(item, "a log-probability")[3:] for one in as_list(rest, "the likeliest")]
+    token, text, logprob = likely_from(as_list(item, "a log-probability")[:3])
+    top = [
+        likely_from(one) for rest in as_list(item, "a log-probability")[3:] for one in as_list(rest, "the likeliest")
+    ]
     return TokenLogprob(token, text, logprob, tuple(top))
-
-
-def _triple(item: JsonValue) -> tuple[int, str, float]:
-    match item:
-        case [int(token), str(text), int() | float() as logprob] if not isinstance(token, bool):
-            return token, check_text(text, "a token's text"), float(logprob)
-        case _:
-            raise InvalidPromptError(f"no token, text and log-probability: {item!r:.80}")
 
 
 def _failure_from(data: Mapping[str, JsonValue]) -> Failure:
     error = as_object(data["error"], "error")
-    counts = ("prompt_tokens", "context_tokens")
-    check_keys(error, "error", required=("kind", "message"), optional=counts)
+    said = {name: value for name, value in error.items() if name not in ("kind", "message")}
+    check_keys(error, "error", required=("kind", "message"), optional=tuple(said))
     kind = check_text(error["kind"], "error.kind")
-    found: object = vars(errors).get(kind)
-    if not isinstance(found, type) or not issubclass(found, LocalLLMError):
+    if kind not in kinds():
         raise InvalidPromptError(f"error.kind is {kind!r:.80}, which is no exception of localllm")
-    prompt_tokens, context_tokens = (_count(error.get(name, 0), f"error.{name}") for name in counts)
-    message = _joined(error["message"], "error.message")
-    return Failure(kind=kind, message=message, prompt_tokens=prompt_tokens, context_tokens=context_tokens)
+    details = json.dumps(said, sort_keys=True)
+    return Failure(kind=kind, message=_joined(error["message"], "error.message"), details=details)
 
 
 def _prompt_from(entry: Mapping[str, JsonValue]) -> RenderedPrompt | Failure:

@@ -36,6 +36,8 @@ _LOADED_WITH = ("n_ctx", "kv_type", "chat_template", *_ROPE)  # the others say h
 def form_of(request: GenerateRequest) -> Form:
     """Return a request's form."""
     form: Form = {"messages": [message_form(message) for message in request.messages]}
+    if request.purpose != "reply":
+        form["purpose"] = request.purpose
     if request.tools:
         form["tools"] = [_tool_form(tool) for tool in request.tools]
     if request.grammar is not None:
@@ -78,9 +80,11 @@ def ref_form(spec: ModelSpec) -> str:
     return re.split(r"[/\\]", spec.ref.rstrip("/\\"))[-1]
 
 
-def messages_key(messages: Sequence[Message]) -> str:
-    """Return what conversations are told apart by where they are not shown themselves: 16 hexadecimal digits."""
+def prompt_key(messages: Sequence[Message], tools: Sequence[ToolDefinition] = ()) -> str:
+    """Return what prompts are told apart by where they are not shown themselves: 16 hexadecimal digits."""
     key = key_of([message_form(message) for message in messages])
+    if tools:
+        key += key_of([_tool_form(tool) for tool in tools])
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

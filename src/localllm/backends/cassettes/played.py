@@ -55,6 +55,7 @@ class PlayedRequest:
     _on_cancel: Callable[[PlayedRequest], None] = field(alias="on_cancel")
     _on_end: Callable[[PlayedRequest, Usage], None] = field(alias="on_end")
     accepted: bool = field(default=True, init=False)
+    background: bool = field(default=False, init=False)
     ended: bool = field(default=False, init=False)
     deadline_s: float = field(init=False)
     due_s: float = field(default=0.0, init=False)
@@ -112,6 +113,7 @@ class PlayedRequest:
         self._on_end(self, usage)
         as_recorded = reason == self._reply.finish_reason
         calls, notes = (self._reply.tool_calls, self._reply.notes) if as_recorded else ((), ())
+        taken = self._reply.taken_chars if as_recorded else 0
         timings = timings_of(
             submitted_s=self.submitted_s,
             started_s=self._started_s,
@@ -119,7 +121,7 @@ class PlayedRequest:
             ended_s=self._clock.now(),
             generated=usage.completion_tokens,
         )
-        self._push(GenerationEnded(reason, usage, timings, None, calls, error, notes))
+        self._push(GenerationEnded(reason, usage, timings, None, calls, error, notes, taken))
 
     def _usage(self) -> Usage:
         """Return what was recorded; of a reply that is cut off now, the tokens of the part that was played."""

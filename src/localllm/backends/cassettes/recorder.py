@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -89,6 +90,7 @@ class Listener:
             tool_calls=end.tool_calls,
             error=None if end.error is None else failure_of(end.error, self._folders),
             notes=end.notes,
+            taken_chars=end.taken_chars,
         )
 
 
@@ -161,11 +163,12 @@ class Recorder:
 
 def failure_of(error: LocalLLMError, folders: Sequence[str]) -> Failure:
     """Return an error as a value, without the names of `folders`."""
-    failure = evolve(to_failure(error), cause="")
-    message = failure.message
+    failure = to_failure(error)
+    message, details = failure.message, failure.details
     for folder in folders:
         message = message.replace(folder, "...")
-    return evolve(failure, message=message)
+        details = details.replace(json.dumps(folder)[1:-1], "...")
+    return Failure(kind=failure.kind, message=message, details=details)
 
 
 def folders_of(spec: ModelSpec) -> tuple[str, ...]:

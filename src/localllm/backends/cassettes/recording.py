@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -17,17 +16,20 @@ from localllm.backends.base import (
     ModelSpec,
     ProgressCallback,
     Sink,
+    rendered,
 )
 from localllm.backends.cassettes.files import read_tapes
-from localllm.backends.cassettes.forms import form_of, messages_key
+from localllm.backends.cassettes.forms import form_of, prompt_key
 from localllm.backends.cassettes.recorder import Listener, Recorder, failure_of, folders_of
 from localllm.backends.cassettes.replay import Player, ReplayModel
 from localllm.backends.cassettes.tape import Interaction, RecordedReply, Tape
 from localllm.backends.clock import SystemClock
 from localllm.backends.lookup import LLAMA_CPP, in_workers
+from localllm.backends.open_models import OpenModels
+from localllm.chat.definitions import ToolDefinition
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
-from localllm.errors import ClosedError, InvalidOptionError, TemplateError
+from localllm.errors import InvalidOptionError, TemplateError
 from localllm.models.info import ModelInfo
 from localllm.options import Timeouts
 from localllm.types import Message
@@ -69,9 +71,7 @@ class RecordingBackend(Backend):
             with contextlib.suppress(FileNotFoundError):
                 tapes = read_tapes(Path(path))
         self._recorder = Recorder(Path(path), tapes)
-        self._lock = Lock()
-        self._closed = False
-        self._models: list[_RecordingModel] = []
+        self._models: OpenModels[_RecordingModel] = OpenModels()
         self._requests: list[GenerateRequest] = []
 
     @property
@@ -86,13 +86,11 @@ class RecordingBackend(Backend):
             ClosedError: This backend is closed.
             CassetteError: The cassette cannot be written.
         """
-        self._check_open()
+        self._models.check(self.name)
         inner = self._inner.load(spec, on_progress)
         try:
             model = _RecordingModel(inner, spec, self._recorder, self._requests.append)
-            with self._lock:
-                self._check_open()
-                self._models = [other for other in self._models if not other.closed] + [model]
+            self._models.add(model, self.name)
         except BaseException:
             inner.close()
             raise
@@ -100,9 +98,7 @@ class RecordingBackend(Backend):
 
     def close(self) -> None:
         """Close every model that is still open, write the cassette, and close an inner backend that was named."""
-        with self._lock:
-            self._closed = True
-            models, self._models = self._models, []
+        models = self._models.close()
         with contextlib.ExitStack() as closing:
             if self._owns_inner:
                 closing.callback(self._inner.close)
@@ -116,10 +112,6 @@ class RecordingBackend(Backend):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"the backend {self.name!r} is closed; make a new one")
 
 
 class _RecordingModel(LoadedModel):
@@ -175,13 +167,13 @@ class _RecordingModel(LoadedModel):
         self._recorder.note(self._tape.texts, tuple(tokens), text)
         return text
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
         try:
-            prompt = self._inner.render(messages)
+            prompt = rendered(self._inner, messages, tools)
         except TemplateError as exc:
-            self._recorder.note(self._tape.prompts, messages_key(messages), failure_of(exc, self._folders))
+            self._recorder.note(self._tape.prompts, prompt_key(messages, tools), failure_of(exc, self._folders))
             raise
-        self._recorder.note(self._tape.prompts, messages_key(messages), prompt)
+        self._recorder.note(self._tape.prompts, prompt_key(messages, tools), prompt)
         return prompt
 
     def stats(self) -> ModelStats:

@@ -22,14 +22,16 @@ from localllm.backends.base import (
     Sink,
 )
 from localllm.backends.cassettes.files import read_tapes
-from localllm.backends.cassettes.forms import Form, config_form, form_of, key_of, messages_key, ref_form
+from localllm.backends.cassettes.forms import Form, config_form, form_of, key_of, prompt_key, ref_form
 from localllm.backends.cassettes.misses import no_cassette, no_model, no_note, no_request
 from localllm.backends.cassettes.played import PlayedRequest
 from localllm.backends.cassettes.tape import RecordedReply, Tape, tape_of
 from localllm.backends.clock import Clock, SystemClock
+from localllm.backends.open_models import OpenModels
 from localllm.backends.request_queue import RequestQueue
 from localllm.backends.worker.failures import to_error
 from localllm.backends.worker.messages import Failure
+from localllm.chat.definitions import ToolDefinition
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import CassetteError, ClosedError, LoadCancelledError
@@ -71,9 +73,8 @@ class ReplayBackend(Backend):
         self._advice = advice
         self._clock: Clock = SystemClock() if clock is None else clock
         self._lock = Lock()
-        self._closed = False
         self._players: list[Player] | None = None
-        self._models: list[ReplayModel] = []
+        self._models: OpenModels[ReplayModel] = OpenModels()
         self._requests: list[GenerateRequest] = []
 
     @property
@@ -88,22 +89,23 @@ class ReplayBackend(Backend):
             CassetteError: There is no cassette, it is damaged or of a newer version, or it holds no such model.
             ClosedError: This backend is closed.
         """
-        self._check_open()
+        self._models.check(self.name)
         for fraction in (0.0, 1.0):
             if on_progress is not None and on_progress(LoadProgress("loading", fraction)) is False:
                 raise LoadCancelledError(f"the load of {spec.ref!r} was cancelled by its progress function")
         with self._lock:
-            self._check_open()
-            model = ReplayModel(self._player(spec), spec, self._clock, self._requests.append)
-            self._models = [other for other in self._models if not other.closed] + [model]
+            player = self._player(spec)
+        model = ReplayModel(player, spec, self._clock, self._requests.append)
+        try:
+            self._models.add(model, self.name)
+        except ClosedError:
+            model.close()
+            raise
         return model
 
     def close(self) -> None:
         """Close every model that is still open; a second call does nothing."""
-        with self._lock:
-            self._closed = True
-            models, self._models = self._models, []
-        for model in models:
+        for model in self._models.close():
             model.close()
 
     def __enter__(self) -> Self:
@@ -127,10 +129,6 @@ class ReplayBackend(Backend):
         if found is None:
             raise no_model(self._path, spec, tapes, self._advice)
         return self._players[tapes.index(found)]
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"the backend {self.name!r} is closed; make a new one")
 
 
 class Player:
@@ -261,10 +259,10 @@ class ReplayModel(LoadedModel):
             raise self.player.no_note(f"detokenize({list(tokens)!r:.80})")
         return _value(text)
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
         """Return the prompt for messages, if it was recorded; see `LoadedModel.render`."""
         self._check_open()
-        prompt = self.player.tape.prompts.get(messages_key(messages))
+        prompt = self.player.tape.prompts.get(prompt_key(messages, tools))
         if prompt is None:
             last = f"{messages[-1].role}: {messages[-1].content!r:.80}" if messages else "none"
             raise self.player.no_note(f"render of {len(messages)} messages, the last {last},")

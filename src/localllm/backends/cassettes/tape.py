@@ -43,6 +43,7 @@ class RecordedReply:
         tool_calls: The calls that its end told.
         error: What failed.
         notes: What its end noted.
+        taken_chars: As in `GenerationEnded`.
     """
 
     parts: tuple[Part, ...] = ()
@@ -51,6 +52,7 @@ class RecordedReply:
     tool_calls: tuple[ToolCall, ...] = ()
     error: Failure | None = None
     notes: tuple[str, ...] = ()
+    taken_chars: int = 0
 
 
 @frozen

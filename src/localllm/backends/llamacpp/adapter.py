@@ -27,12 +27,14 @@ from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
 from localllm.backends.llamacpp.grammars import Grammars
 from localllm.backends.llamacpp.hardware import Machine, free_bytes, physical_cores
 from localllm.backends.llamacpp.preparation import Preparation, Prepared
+from localllm.backends.llamacpp.prompts import PromptCache, prompt_folder
 from localllm.backends.llamacpp.requests import RequestDesk
 from localllm.backends.llamacpp.rope import rope_for
 from localllm.backends.llamacpp.sampling import check_bias
 from localllm.backends.llamacpp.sizing import estimate, fitted
 from localllm.backends.llamacpp.states import StateFiles, state_format
 from localllm.backends.llamacpp.token_model import Compute, LlamaTokenModel, LlamaVocabulary
+from localllm.chat.definitions import ToolDefinition
 from localllm.chat.dialects import dialect_of
 from localllm.chat.rendered import RenderedPrompt
 from localllm.chat.renderer import PromptRenderer
@@ -98,7 +100,7 @@ class LlamaModel(LoadedModel):
         template: The chat template.
         compute: How contexts compute.
         limits: How the engine is cut.
-        max_queue: Requests that may wait.
+        config: The rest of how it was loaded.
 
     Raises:
         MemoryError: There is no memory for the context.
@@ -113,7 +115,7 @@ class LlamaModel(LoadedModel):
         template: ChatTemplate,
         compute: Compute,
         limits: EngineLimits,
-        max_queue: int,
+        config: ModelConfig,
     ) -> None:
         self._native = native
         self._info = info
@@ -125,8 +127,15 @@ class LlamaModel(LoadedModel):
         grammars = Grammars(native, special, self._renderer.encode_plain)
         self._gate = _Gate()
         self._engine = Engine(LlamaTokenModel(native, compute), limits, info.model_hash)
-        self._states = StateFiles(self._engine, info.model_hash, state_format(compute))
-        self._desk = RequestDesk(self._engine, self._prepare, grammars, limits.n_parallel + max_queue)
+        form = state_format(compute)
+        self._states = StateFiles(self._engine, info.model_hash, form)
+        self._prompts: PromptCache | None = None
+        folder = prompt_folder(config, form, info.model_hash, can_cut=native.can_cut)
+        if folder is not None:
+            most_bytes = min(config.prompt_cache_bytes, config.cache_ram_bytes)
+            self._prompts = PromptCache(self._states, folder, self._opening, most_bytes)
+        under_way = limits.n_parallel + config.max_queue
+        self._desk = RequestDesk(self._engine, self._prepare, grammars, under_way, self._prompts)
         _open_models.add(self)
 
     @property
@@ -154,10 +163,10 @@ class LlamaModel(LoadedModel):
                     )
             return self._native.detokenize(tokens).decode("utf-8", "replace")
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
         """Return the exact prompt; see `LoadedModel.render`."""
         with self._gate.inside():
-            return self._renderer.render(messages)
+            return self._preparation.render(GenerateRequest(messages=tuple(messages), tools=tuple(tools)))
 
     def save_state(self, request: GenerateRequest, path: Path, offset: int) -> StateUse:
         """Write what is cached of a prompt into a file; see `LoadedModel.save_state`."""
@@ -176,10 +185,16 @@ class LlamaModel(LoadedModel):
     def close(self) -> None:
         """End running requests as cancelled and free everything; a second call does nothing."""
         self._desk.close()
+        if self._prompts is not None:
+            self._prompts.close()
         self._engine.close()
         if self._gate.close():
             self._native.close()
             _open_models.discard(self)
+
+    def _opening(self, request: GenerateRequest) -> Sequence[int]:
+        with self._gate.inside():
+            return self._preparation.opening(request)
 
     def _prepare(self, request: GenerateRequest) -> Prepared:
         """Prepare a request; its tokens are checked against the context window and the vocabulary."""
@@ -259,7 +274,7 @@ class LlamaCppBackend(Backend):
             template_source=source,
             gpu_layers=native.n_layers if machine.gpu else 0,
         )
-        return LlamaModel(native, info, template, compute, limits, config.max_queue)
+        return LlamaModel(native, info, template, compute, limits, config)
 
 
 """The template of `chat_template="none"`: all text is content, so that nothing becomes a control token."""

@@ -6,6 +6,7 @@ if it were whole; so every use of it is followed by a look at its flag.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class GrammarConstraint:
-    """A `localllm.engine.constraint.Constraint` of llguidance's. One thread at a time.
+class MaskConstraint(ABC):
+    """A `localllm.engine.constraint.Constraint` that says which tokens may follow, as a llama.cpp context needs it."""
+
+    @abstractmethod
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Return for each token whether it may follow; None if any may."""
+
+
+class GrammarConstraint(MaskConstraint):
+    """A constraint of llguidance's. One thread at a time.
 
     Args:
         matcher: The grammar at the reply's beginning; its own copy.
@@ -70,7 +79,11 @@ class GrammarConstraint:
             self._prepared = True
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Return for each token whether it may follow, ends among them where the reply may end."""
+        """Return for each token whether it may follow, ends among them where the reply may end.
+
+        Raises:
+            BackendError: As `prepare`.
+        """
         import numpy as np
 
         self.prepare()

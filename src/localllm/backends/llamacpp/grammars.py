@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from localllm.backends.llamacpp.bindings import NativeModel
+from localllm.backends.llamacpp.completing import SpelledWord, Spelling
 from localllm.backends.llamacpp.constraint import GrammarConstraint, said
 from localllm.backends.llamacpp.grammar_tokens import GrammarTokens
 from localllm.chat.lru import Lru
@@ -40,6 +41,7 @@ class Grammars:
         self._encode_plain = encode_plain
         self._compiled: Lru[str, LLMatcher] = Lru(_MOST_GRAMMARS)
         self._tokens: GrammarTokens | None = None
+        self._spelling = Spelling(native, special)
         self._preparing = threading.Lock()
 
     def has(self, source: str) -> bool:
@@ -67,6 +69,10 @@ class Grammars:
         if prefix:
             _begin(constraint, tokens, prefix)
         return constraint
+
+    def spelled(self, word: str) -> SpelledWord:
+        """Return what holds a completion to begin with `word`, which may be empty, and to end with the turn."""
+        return SpelledWord(word, self._spelling)
 
     def _prepared(self) -> GrammarTokens:
         with self._preparing:

@@ -1,7 +1,8 @@
 """Requests on their way to the engine: prepared on threads of their own, counted, cancellable.
 
 One thread renders and tokenizes, in the order in which requests come. Where a grammar is still to be compiled, others
-go on with the request, for that may take a second, in which no other request is to wait.
+go on with the request, for that may take a second, in which no other request is to wait; and so with completions, of
+which the first has the vocabulary sorted.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 from typing import Protocol
 
-from attrs import define
+from attrs import define, evolve
 
 from localllm.backends.base import GenerateRequest, Sink
 from localllm.backends.llamacpp.preparation import Prepared
 from localllm.engine.constraint import Constraint
 from localllm.engine.engine import Engine, EngineHandle
 from localllm.engine.request import ReplyForm
+from localllm.engine.stored import Stored
 from localllm.errors import BackendError, ClosedError, LocalLLMError, QueueFullError
 from localllm.types import BackendEvent, GenerationEnded, Timings
 
@@ -58,6 +60,19 @@ class Compiler(Protocol):
     def constraint(self, source: str, prefix: str = "") -> Constraint:
         """Return what holds a reply to a grammar; raises LocalLLMError for one that cannot be used."""
 
+    def spelled(self, word: str) -> Constraint:
+        """Return what holds a completion to begin with a word, and to end with the turn."""
+
+
+class Prompts(Protocol):
+    """Stored beginnings of prompts. Safe from any thread."""
+
+    def find(self, tokens: Sequence[int]) -> Stored | None:
+        """Return what is stored of a prompt."""
+
+    def watching(self, request: GenerateRequest, tokens: Sequence[int], sink: Sink) -> Sink:
+        """Return a sink for a request's events, from which is learned when its prompt can be stored."""
+
 
 class RequestDesk:
     """Takes requests from any thread, prepares them one after the other, and hands them to the engine.
@@ -67,16 +82,23 @@ class RequestDesk:
         prepare: Prepares a request; raises LocalLLMError for one that cannot be answered.
         grammars: Compiles grammars.
         limit: Requests that may be under way at once.
+        prompts: Stored prompts, or None. Deterministic requests do without.
     """
 
     def __init__(
-        self, engine: Engine, prepare: Callable[[GenerateRequest], Prepared], grammars: Compiler, limit: int
+        self,
+        engine: Engine,
+        prepare: Callable[[GenerateRequest], Prepared],
+        grammars: Compiler,
+        limit: int,
+        prompts: Prompts | None = None,
     ) -> None:
         self._engine = engine
         self._prepare = prepare
         self._grammars = grammars
         self._compilers: ThreadPoolExecutor | None = None  # of the preparing thread's
         self._limit = limit
+        self._prompts = prompts
         self._under_way = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -145,7 +167,7 @@ class RequestDesk:
                 "wait for some to end, or raise ModelConfig(max_queue=...)"
             )
         prepared = self._prepare(pending.request)
-        if prepared.grammar is None or self._grammars.has(prepared.grammar):
+        if prepared.word is None and (prepared.grammar is None or self._grammars.has(prepared.grammar)):
             self._hand_over(pending, prepared)
             return
         if self._compilers is None:
@@ -156,19 +178,27 @@ class RequestDesk:
         constraint = None
         if prepared.grammar is not None:
             constraint = self._grammars.constraint(prepared.grammar, prepared.prefix)
+        elif prepared.word is not None:
+            constraint = self._grammars.spelled(prepared.word)
         if pending.cancelled or self._closed:
             _end(pending, None)
             return
         request, resume = pending.request, pending.request.resume
+        sink, stored, prompts = pending.sink, None, self._prompts
+        if prompts is not None and not request.options.deterministic:
+            stored = prompts.find(prepared.tokens)
+            sink = prompts.watching(request, prepared.tokens, sink)
         pending.running = self._engine.submit(
             prepared.tokens,
-            request.options,
-            pending.sink,
+            evolve(request.options, stop=request.options.stop + prepared.stop) if prepared.stop else request.options,
+            sink,
             submitted_s=pending.submitted_s,
             preload=request.purpose == "preload",
+            background=request.purpose != "reply",
             given=() if resume is None else resume.token_ids,
             delivered_chars=None if resume is None else resume.delivered_chars,
             form=ReplyForm(constraint=constraint, fold=prepared.fold, markers=prepared.markers),
+            stored=stored,
         )
         if pending.cancelled:  # cancel() may have come between the first look and `running`
             pending.running.cancel()

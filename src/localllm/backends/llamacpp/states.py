@@ -49,7 +49,7 @@ class StateFiles:
     def save(self, tokens: Sequence[int], path: Path, offset: int) -> StateUse:
         """Write what is cached of `tokens`; see `LoadedModel.save_state`."""
         prompt = array("i", tokens)
-        parts = self._parts(prompt)
+        parts = self.parts(prompt)
         first = next(parts, None)
         if first is None:
             return StateUse(why="nothing of this conversation is cached")
@@ -76,13 +76,18 @@ class StateFiles:
                 return StateUse(why="the state is another model's")
             if head.format != self._form:
                 return StateUse(why=f"the state was written as {head.format!r}, and this model reads {self._form!r}")
-            return self._take(array("i", head.tokens), blocks)
+            return self.take(array("i", head.tokens), blocks)
         except LocalLLMError:
             raise
         except OSError as exc:
             raise SessionFileError(f"the state cannot be read from {path}: {exc}") from exc
 
-    def _take(self, prompt: array[int], blocks: Iterator[StateBlock]) -> StateUse:
+    def take(self, prompt: array[int], blocks: Iterator[StateBlock]) -> StateUse:
+        """Put a prompt's cells into host memory, as many at once as an engine's step is to stop for.
+
+        Raises:
+            ClosedError: The model is closed.
+        """
         there = 0
         while part := [(block.start, block.stop, block.data) for block in islice(blocks, _PART_BLOCKS)]:
             begins = [there, *(stop for _, stop, _ in part)]
@@ -94,9 +99,23 @@ class StateFiles:
                 return StateUse(there, "there is no room for more of it within ModelConfig(cache_ram_bytes=...)")
         return StateUse(there, "" if there == len(prompt) else f"it was saved for {there} of {len(prompt)} tokens")
 
-    def _parts(self, prompt: array[int]) -> Iterator[list[Cells]]:
-        start = 0
-        while part := self._ask(partial(StateExport, prompt, start, _PART_TOKENS)):
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a block: all but a prompt's last one have as many."""
+        return self._engine.block_tokens
+
+    def parts(self, prompt: array[int], most: int = _PART_TOKENS, *, start: int = 0) -> Iterator[list[Cells]]:
+        """Yield what is cached of a prompt, read as it is asked for; ends where nothing more is cached.
+
+        Args:
+            prompt: The prompt.
+            most: Tokens that are read at once.
+            start: Where to begin: at the beginning of a block.
+
+        Raises:
+            ClosedError: The model is closed.
+        """
+        while part := self._ask(partial(StateExport, prompt, start, most)):
             start = part[-1][1]
             yield part
 

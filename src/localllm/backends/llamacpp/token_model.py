@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from localllm.backends.llamacpp.bindings import ContextParams, KvType, NativeContext, NativeModel
-from localllm.backends.llamacpp.constraint import GrammarConstraint
+from localllm.backends.llamacpp.constraint import MaskConstraint
 from localllm.backends.llamacpp.logits import Candidates, LogProbabilities, forbid, logits_at
 from localllm.backends.llamacpp.rope import Rope
 from localllm.backends.llamacpp.sampling import ChainSampler
@@ -127,11 +127,11 @@ class LlamaContext:
         """
         if not isinstance(sampler, ChainSampler):
             raise TypeError(f"a llama.cpp context samples with a ChainSampler, not {type(sampler).__name__}")
-        if constraint is None:
+        if constraint is not None and not isinstance(constraint, MaskConstraint):
+            raise TypeError(f"a llama.cpp context knows a MaskConstraint, not a {type(constraint).__name__}")
+        allowed = None if constraint is None else constraint.allowed()
+        if allowed is None:
             return self._native.sample(output, sampler.chain)
-        if not isinstance(constraint, GrammarConstraint):
-            raise TypeError(f"a llama.cpp context knows a GrammarConstraint, not a {type(constraint).__name__}")
-        allowed = constraint.allowed()
         logits = self._logits(output)
         if sampler.needs_possible or int(allowed.sum()) < self._n_vocab // _FEW:
             if self._candidates is None:

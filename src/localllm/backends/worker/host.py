@@ -8,7 +8,15 @@ from typing import assert_never
 from attrs import evolve
 
 from localllm._version import __version__
-from localllm.backends.base import Backend, GenerateHandle, GenerateRequest, LoadedModel, LoadProgress, Sink
+from localllm.backends.base import (
+    Backend,
+    GenerateHandle,
+    GenerateRequest,
+    LoadedModel,
+    LoadProgress,
+    Sink,
+    rendered,
+)
 from localllm.backends.lookup import backend_maker
 from localllm.backends.worker.failures import to_failure
 from localllm.backends.worker.messages import (
@@ -162,7 +170,7 @@ class Host:
             case Detokenize():
                 return TextIs(model.detokenize(question.tokens))
             case Render():
-                return PromptIs(model.render(question.messages))
+                return PromptIs(rendered(model, question.messages, question.tools))
             case Stats():
                 return StatsAre(model.stats())
             case SaveState():

@@ -16,6 +16,8 @@ from typing import TypeAlias
 from attrs import frozen
 
 from localllm.backends.base import GenerateRequest, LoadProgress, ModelSpec
+from localllm.backends.worker.details import kind_of, made
+from localllm.chat.definitions import ToolDefinition
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.models.info import ModelInfo
@@ -44,16 +46,19 @@ class Failure:
     Args:
         kind: The name of a class of `localllm.errors`.
         message: Its text.
-        prompt_tokens: Of a ContextOverflowError.
-        context_tokens: Of a ContextOverflowError.
+        details: What else its class takes, such as `path`, as a JSON object.
         cause: What it came from, as text; empty if it came from nothing.
+        notes: What was added to it by `add_note`.
     """
 
     kind: str
     message: str
-    prompt_tokens: int = 0
-    context_tokens: int = 0
+    details: str = "{}"
     cause: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        made(kind_of(self.kind), self.message, self.details)  # so that nobody finds out later
 
 
 @frozen(kw_only=True)
@@ -127,6 +132,7 @@ class Render:
     """A question: the prompt for messages."""
 
     messages: tuple[Message, ...]
+    tools: tuple[ToolDefinition, ...] = ()
 
 
 @frozen

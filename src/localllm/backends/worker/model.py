@@ -24,6 +24,7 @@ from localllm.backends.worker.messages import (
     TokensAre,
 )
 from localllm.backends.worker.supervisor import Supervisor
+from localllm.chat.definitions import ToolDefinition
 from localllm.chat.rendered import RenderedPrompt
 from localllm.engine.stats import ModelStats
 from localllm.errors import InvalidOptionError, LocalLLMError, WorkerProtocolError
@@ -71,9 +72,9 @@ class WorkerModel(LoadedModel):
                 raise InvalidOptionError(f"{token!r:.80} is no token of this model")
         return self._ask(Detokenize(tuple(tokens)), TextIs).text
 
-    def render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    def render(self, messages: Sequence[Message], *, tools: Sequence[ToolDefinition] = ()) -> RenderedPrompt:
         """Return the exact prompt; see `LoadedModel.render`."""
-        return self._ask(Render(tuple(messages)), PromptIs).prompt
+        return self._ask(Render(tuple(messages), tuple(tools)), PromptIs).prompt
 
     def save_state(self, request: GenerateRequest, path: Path, offset: int) -> StateUse:
         """Have the worker write what is cached of a prompt; see `LoadedModel.save_state`."""

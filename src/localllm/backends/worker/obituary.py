@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 
+from attrs import evolve
+
 from localllm.backends.worker.failures import to_error, to_failure
 from localllm.backends.worker.messages import EXIT_MEMORY, EXIT_PROTOCOL
 from localllm.errors import LocalLLMError, WorkerCrashedError, WorkerMemoryError
@@ -99,11 +101,6 @@ def how(code: int) -> str:
 
 def own_copy(error: LocalLLMError) -> LocalLLMError:
     """Return an error that one caller may raise and add its reply to, while others do so with theirs."""
-    if isinstance(error, WorkerCrashedError):
-        copy: LocalLLMError = type(error)(
-            error.message, exit_code=error.exit_code, signal_name=error.signal_name, stderr=error.stderr
-        )
-    else:
-        copy = to_error(to_failure(error))
+    copy = to_error(evolve(to_failure(error), cause=""))
     copy.__cause__ = error.__cause__
     return copy

@@ -34,6 +34,8 @@ class ChannelParser(ReplyParser):
                 continue
             header = yield from self._header()
             if header is None:
+                if self._calls and tape.ended and _RECIPIENT.search(tape.text, tape.pos):
+                    self._note_broken()
                 yield from self._body("text")
             elif (name := self._called(header)) is not None:
                 yield from self._call(name)
@@ -120,6 +122,8 @@ class ChannelParser(ReplyParser):
             whole = arguments is not None and self._sink.end(arguments)
         if not whole:
             tape.rewind()
+            if syntax is not None:
+                self._note_broken()
             yield from self._body("text")
             return
         self._after_call = True

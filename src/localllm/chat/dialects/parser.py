@@ -10,7 +10,7 @@ from localllm.chat.dialects.pieces import ParserEvent, Piece, PieceLog, merged
 from localllm.chat.dialects.reading import read_call
 from localllm.chat.dialects.sink import CallSink
 from localllm.chat.dialects.syntax import CallSyntax, DialectSyntax, ThoughtSyntax
-from localllm.chat.dialects.tape import Reading, Tape, first_part
+from localllm.chat.dialects.tape import Reading, Tape, first_part, held
 from localllm.messages import ToolCall
 
 _NOTED_CHARS = 80
@@ -71,6 +71,11 @@ class ReplyParser:
     def notes(self) -> tuple[str, ...]:
         """What looked like a call, could not be read as one, and stayed text."""
         return tuple(f"what begins like a call could not be read as one: {begin!r}" for begin in self._broken)
+
+    @property
+    def taken_chars(self) -> int:
+        """None: without a `PrefixedParser` there is no prefix."""
+        return 0
 
     @property
     def thinking(self) -> bool:
@@ -198,6 +203,9 @@ class ReplyParser:
 
     def _last(self, text: str) -> None:
         """The reply ends with `text`."""
+        begun = held(text, 0, self._call_marks)
+        if begun > 1 and len(self._broken) < _MAX_BROKEN:  # one character alone is hardly ever a mark's beginning
+            self._broken.append(text[-begun:])
         self._tape.pos += len(text)
         if self._after_call and not text.strip():
             self._skip()
@@ -240,10 +248,14 @@ class ReplyParser:
                 self._skip()
                 return
         tape.rewind()
-        self._broken.append(tape.text[tape.pos :].strip()[:_NOTED_CHARS])
+        self._note_broken()
         tape.space_now()
         tape.pos += skipped
         self._speak(tape.since())
+
+    def _note_broken(self) -> None:
+        """Note that what comes next is text, though it begins like a call."""
+        self._broken.append(self._tape.text[self._tape.pos :].strip()[:_NOTED_CHARS])
 
     def _another(self, syntax: CallSyntax) -> Reading[bool]:
         """Read what stands between two calls; True if one more begins there, else nothing is read."""

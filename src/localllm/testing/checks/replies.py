@@ -7,9 +7,9 @@ from threading import Event
 
 from attrs import evolve
 
-from localllm.errors import ContextOverflowError
+from localllm.errors import ContextOverflowError, UnsupportedError
 from localllm.testing.trial import LONG, Asked, Subject, Trial, require
-from localllm.types import Message, TextDelta
+from localllm.types import Message, TextDelta, ToolCallStarted
 
 _AT_ONCE_S = 0.5  # what `generate` may take; more than a stalled machine needs, less than a model needs for a prompt
 
@@ -108,13 +108,39 @@ def usage_counts_the_prompt(subject: Subject) -> None:
 def preload_generates_nothing(subject: Subject) -> None:
     """A preload brings no text and no tokens, ends with "length", and leaves the next reply as it is."""
     with Trial(subject) as trial:
-        asked = trial.ask(preload=True)
+        asked = trial.ask(purpose="preload")
         end = asked.end()
         require(end.finish_reason == "length", f"a preload ended with {end.finish_reason!r}")
         require(not asked.log.deltas, f"a preload brought text: {asked.log.text!r:.80}")
         require(end.usage.completion_tokens == 0, f"a preload counts generated tokens: {end.usage}")
         end = trial.ask(max_tokens=2).end()
         require(end.usage.completion_tokens == 2, f"after a preload, max_tokens=2 gave {end.usage}")
+
+
+def completion_reads_an_open_turn(subject: Subject) -> None:
+    """A completion goes on with the prompt before its turn's end, in text alone, or ends with UnsupportedError."""
+    with Trial(subject) as trial:
+        asked = trial.ask(purpose="complete", max_tokens=4)
+        end = asked.end()
+        if isinstance(end.error, UnsupportedError):
+            require(not asked.log.deltas, f"a completion brought text before UnsupportedError: {asked.log.text!r:.80}")
+        else:
+            reason = end.finish_reason
+            require(reason in ("stop", "length"), f"a completion ended with {reason!r}, {end.error!r:.120}")
+            said = [event for event in asked.log.events if isinstance(event, TextDelta)]
+            others = [event for event in asked.log.events if isinstance(event, ToolCallStarted)]
+            thoughts = [delta for delta in said if delta.segment != "text"]
+            require(not others and not thoughts, f"a completion is text alone, and {others or thoughts!r:.120} came")
+            rendered = trial.model.render(asked.request.messages)
+            closed = not rendered.text.endswith(subject.prompt)  # else there are no turns, only text
+            read = end.usage.prompt_tokens
+            require(
+                not closed or read < len(rendered.tokens),
+                f"a completion read {read} tokens, and the prompt of a reply has {len(rendered.tokens)}, with the end "
+                "of the user's turn",
+            )
+        end = trial.ask(max_tokens=2).end()
+        require(end.usage.completion_tokens == 2, f"after a completion, max_tokens=2 gave {end.usage}")
 
 
 def overflow_ends_that_request_only(subject: Subject) -> None:

@@ -1,0 +1,60 @@
+"""What a new process takes: to look at a model, and to the first chat with a system prompt that is on disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from bench.scenarios.base import words
+from bench.systems.base import Setup, System
+from bench.table import Figures
+
+_LIMIT_S = 120.0
+_START = """
+import sys, time
+from pathlib import Path
+from localllm import ChatSession, ModelConfig, ModelManager
+path, threads, n_ctx, n_parallel, folder, system = sys.argv[1:]
+config = ModelConfig(threads=int(threads), n_ctx=int(n_ctx), n_parallel=int(n_parallel), prompt_cache_dir=folder)
+with ModelManager(isolation="thread") as models:
+    model = models.load(path, config=config)
+    chat = ChatSession(model, system=system)
+    start_s = time.perf_counter()
+    with chat.stream("Say hello.", temperature=0, max_tokens=16) as stream:
+        next(iter(stream))
+        print(time.perf_counter() - start_s, flush=True)
+        for _ in stream:
+            pass
+"""
+
+
+def prompt_cache(system: System, round_: int) -> Figures:
+    """First token of the first chat of a process, with a system prompt of 800 words: read, then found on disk."""
+    prompt = words(800, f"prompt cache {round_}")
+    with tempfile.TemporaryDirectory() as folder:
+        read_s = _first_s(system.setup, folder, prompt)
+        found_s = _first_s(system.setup, folder, prompt)
+        stored = sum(
+            os.stat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names
+        )
+    return {"found": found_s, "read": read_s, "ratio": found_s / read_s, "size": stored / 2**20}
+
+
+def inspect(system: System, round_: int) -> Figures:
+    """`localllm inspect` as a whole command."""
+    command = [sys.executable, "-m", "localllm", "inspect", str(system.setup.path)]
+    start_s = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, timeout=_LIMIT_S)
+    return {"command": time.perf_counter() - start_s}
+
+
+def _first_s(setup: Setup, folder: str, prompt: str) -> float:
+    """Return the seconds to the first token in a new process."""
+    settings = (setup.path, setup.threads, setup.n_ctx, setup.n_parallel, folder, prompt)
+    command = [sys.executable, "-c", _START, *map(str, settings)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, capture_output=True, check=True, env=environment, timeout=_LIMIT_S)
+    return float(done.stdout)
