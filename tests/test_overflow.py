@@ -196,11 +196,11 @@ def test_a_long_conversation_with_tools_in_it_goes_on() -> None:
 
     script = [
         reply
-        for turn in range(30)
+        for turn in range(50)
         for reply in (FakeReply(tool_calls=(ToolCall("look", {"n": turn}, str(turn)),)), f"answer {turn}")
     ]
     with chatting(*script, config=SMALL, system="s", tools=[look], overflow="drop_oldest") as (chat, backend):
-        for turn in range(30):
+        for turn in range(50):
             assert chat.send(f"question {turn}").text == f"answer {turn}"
         assert len(chat.history) == 201
         for request in backend.requests:

@@ -10,6 +10,7 @@ from bench.scenarios.base import Scenario
 from bench.scenarios.chats import concurrent, interleaved, second_turn, shared_burst, single, turns
 from bench.scenarios.costs import cancel, import_time, loop_lag, memory, overhead
 from bench.scenarios.schemas import schema, schemas
+from bench.scenarios.sessions import drops, restore
 from bench.scenarios.starts import inspect, prompt_cache
 from bench.scenarios.streams import growth, interference, occupied
 from bench.scenarios.transfer import download
@@ -227,8 +228,41 @@ STARTS = (
     Scenario(
         name="inspect",
         run=inspect,
-        measures=(Measure("command", "`localllm inspect` as a whole command", "s", (Bound("<=", 0.3),)),),
+        measures=(
+            Measure("command", "`localllm inspect` as a whole command", "s", (Bound("<=", 0.3),)),
+            Measure("header", "processor time to read and check the header", "ms", (Bound("<=", 60.0),)),
+        ),
         systems=(LOCALLLM,),
+    ),
+)
+
+SESSIONS = (
+    Scenario(
+        name="restore",
+        run=restore,
+        measures=(
+            Measure("restored", "first token of a session of 4,000 tokens, restored in a new process", "s"),
+            Measure("read", "the same, read again", "s"),
+            Measure("ratio", "the former by the latter", "", (Bound("<=", 0.15),)),
+            Measure("size", "its file", "MiB"),
+        ),
+        systems=(LOCALLLM,),
+        warm_up=False,  # each figure has a process of its own
+    ),
+    Scenario(
+        name="drops",
+        run=drops,
+        measures=(
+            Measure(
+                "ratio",
+                "50 turns through 1,024 tokens: first token after a drop, by that of as long a prompt without",
+                "",
+                (Bound("<=", 1.3),),
+            ),
+            Measure("tools", "the same with tools", "", (Bound("<=", 1.3),)),
+        ),
+        systems=(LOCALLLM,),
+        warm_up=False,  # it loads models of its own
     ),
 )
 
@@ -329,4 +363,4 @@ TRANSFERS = (
     ),
 )
 
-SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS, *STARTS, *STRUCTURED, *WORKERS, *TRANSFERS)
+SCENARIOS = (*CHATS, *STREAMS, *COSTS, *BASICS, *STARTS, *SESSIONS, *STRUCTURED, *WORKERS, *TRANSFERS)
