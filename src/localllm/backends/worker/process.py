@@ -22,11 +22,12 @@ from localllm.errors import WorkerStartError
 _log = logging.getLogger("localllm.worker")
 logging.getLogger("localllm").addHandler(logging.NullHandler())  # else `logging` prints warnings to the terminal
 
-SPINS = 1000
+SPINS = 3000
 """How often one of llama.cpp's threads looks for the others at a barrier before it sleeps (GOMP_SPINCOUNT).
 
 libgomp's own choice, 300,000, burns the time that the late thread needs whenever another program runs: on two cores
-beside one busy process, streams stood still for up to seconds. This is as fast when quiet: `python -m bench.spin`.
+beside one busy process, streams stood still for up to seconds. This is as fast when nothing else runs, which 1,000 is
+not: 48 tok/s for 53. `python -m bench.spin` measures it.
 """
 
 LAST_LINES = 20
