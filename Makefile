@@ -39,7 +39,7 @@ assets: $(VENV)/.dev ## Fetch llama.cpp's vocabularies and templates, which the 
 	$(PY) -P tests/fetch_assets.py $(ASSETS)  # -P: else tests/typing would hide the standard library's
 
 cover: assets ## Run the tests; fail under 90% of lines and branches
-	$(PY) -m pytest -n auto --dist worksteal -m 'not timed and not soak' --cov --cov-report= --cov-fail-under=0 --durations=10
+	OMP_THREAD_LIMIT=1 $(PY) -m pytest -n auto --dist worksteal -m 'not timed and not soak' --cov --cov-report= --cov-fail-under=0 --durations=10
 	$(PY) -m pytest -n auto --dist worksteal -m 'timed and not soak' --cov --cov-append --cov-report=term --durations=10
 
 bench: $(VENV)/.dev ## Measure against llama-cpp-python, xllamacpp and a bare decode loop
@@ -47,7 +47,7 @@ bench: $(VENV)/.dev ## Measure against llama-cpp-python, xllamacpp and a bare de
 
 soak: assets ## Run the long tests and print their figures; look for new counterexamples
 	$(PY) -m pytest -m soak -s
-	$(PY) -m pytest -n auto --dist worksteal -m 'not timed and not soak' --hypothesis-profile=search
+	OMP_THREAD_LIMIT=1 $(PY) -m pytest -n auto --dist worksteal -m 'not timed and not soak' --hypothesis-profile=search
 
 format: $(VENV)/.dev ## Format the code and apply ruff's safe fixes
 	$(PY) -m ruff check --fix .

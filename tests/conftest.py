@@ -19,19 +19,18 @@ settings.register_profile("quick", max_examples=50, derandomize=True)
 settings.register_profile("search", max_examples=300, print_blob=True)
 settings.load_profile("quick")
 
-# Tests run beside each other, in as many processes as there are cores. With llama.cpp's threads, too, there would be
-# more to run than cores, and they wait for each other: each process gets its share, and who waits spins but briefly.
+# Tests run beside each other: threads of llama.cpp that wait for each other spin but briefly, as in a worker.
 os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
-if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-    os.environ.setdefault("OMP_THREAD_LIMIT", str(max((os.cpu_count() or 1) // processes, 1)))
 
 # A shell that starts something in the background lets it ignore Ctrl-C, which is what some tests are about.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _TESTS = Path(__file__).parent
-# What is about moments, processes or a terminal: `make test` runs it after the rest, with less beside it.
+# What is about moments, processes, a terminal or llama.cpp's threads: `make test` runs it after the rest, which has as
+# many processes as there are cores, and one thread in each.
 _TIMED = (
+    "backends/test_llamacpp.py",
     "cli/test_interactive.py",
     "cli/test_model_commands.py",
     "cli/test_oneshot.py",
@@ -51,8 +50,6 @@ _EXHAUSTIVE = (
     "chat/test_transformers.py",
     "models/test_hostile.py",
     "output/test_replies.py",
-    "test_batch.py",
-    "test_overflow.py",
 )
 
 _ASSETS = Path(__file__).parents[1] / ".cache" / "llama-assets" / "models"

@@ -252,6 +252,7 @@ def test_models_tell_how_much_they_do_at_once(smollm2_path: Path) -> None:
             assert (info.n_parallel, info.max_queue) == (3, 5)
 
 
+@pytest.mark.no_cover
 def test_memory_is_bounded_for_twenty_thousand_prompts() -> None:
     """The second half of them never needs more than 100 KB, ten bytes a prompt."""
     results = loaded(Late()).generate_many(f"prompt {number}" for number in range(20_000))

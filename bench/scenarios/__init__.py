@@ -10,8 +10,8 @@ from bench.scenarios.base import Scenario
 from bench.scenarios.chats import concurrent, interleaved, second_turn, shared_burst, single, turns
 from bench.scenarios.costs import cancel, import_time, loop_lag, memory, overhead
 from bench.scenarios.schemas import schema, schemas
-from bench.scenarios.sessions import drops, restore
-from bench.scenarios.starts import inspect, prompt_cache
+from bench.scenarios.sessions import drops
+from bench.scenarios.starts import inspect, prompt_cache, restore
 from bench.scenarios.streams import growth, interference, occupied
 from bench.scenarios.transfer import download
 from bench.scenarios.worker import busy_host, worker
@@ -254,12 +254,17 @@ SESSIONS = (
         run=drops,
         measures=(
             Measure(
-                "ratio",
-                "50 turns through 1,024 tokens: first token after a drop, by that of as long a prompt without",
+                "text",
+                "50 turns through 1,024 tokens: first token of turns after the first drop that drop nothing "
+                "themselves, by that of as long a prompt",
                 "",
                 (Bound("<=", 1.3),),
             ),
-            Measure("tools", "the same with tools", "", (Bound("<=", 1.3),)),
+            Measure("text_drop", "that of turns that drop something", ""),
+            Measure("text_often", "how many of the turns do", ""),
+            Measure("calls", "the first with a call and its result in each turn", "", (Bound("<=", 1.3),)),
+            Measure("calls_drop", "the second, so", ""),
+            Measure("calls_often", "the third, so", ""),
         ),
         systems=(LOCALLLM,),
         warm_up=False,  # it loads models of its own

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,14 +29,6 @@ FRANCE = (
     Message.user("Hi, I plan a trip to France."),
     Message("assistant", "How wonderful! What would you like to know?"),
 )
-
-
-@pytest.fixture(scope="module")
-def native(llama_assets: Path) -> Iterator[NativeModel]:
-    """A vocabulary without weights."""
-    model = NativeModel(llama_assets / "ggml-vocab-qwen2.gguf", vocab_only=True)
-    yield model
-    model.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,14 +55,6 @@ class Family:
     def text(self, prepared: Prepared) -> str:
         """Return the prompt as text."""
         return self._native.detokenize(prepared.tokens).decode()
-
-
-@pytest.fixture(scope="module")
-def native(llama_assets: Path) -> Iterator[NativeModel]:
-    """A vocabulary that has ChatML's control tokens."""
-    model = NativeModel(llama_assets / "ggml-vocab-qwen2.gguf", vocab_only=True)
-    yield model
-    model.close()
 
 
 @pytest.fixture(scope="module")

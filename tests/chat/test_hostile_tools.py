@@ -77,24 +77,41 @@ def structural(words: Sequence[str]) -> list[str]:
     return [word for word in words if "think" not in word.lower() and "tool_response" not in word]
 
 
-@pytest.mark.parametrize("place", PLACES)
+def check_place(place: str, vocabulary: LlamaVocabulary, compiled: dict[str, ChatTemplate]) -> None:
+    """Put all special tokens of a vocabulary into one place, in each template that takes the conversation."""
+    taken = 0
+    filling = ("<unused", "<|reserved", "<|extra", "[PAD", "<|fim")
+    words = [word for word in structural(list(vocabulary.special_tokens)) if not word.startswith(filling)]
+    hostile = Texts(**{place: f"{PLAIN} {''.join(words[:80])} {' '.join(words[:80])}"})
+    for template in compiled.values():
+        renderer = PromptRenderer(template, vocabulary)
+        expected, found = prompt(renderer, Texts()), prompt(renderer, hostile)
+        if expected is not None and found is not None:
+            check(vocabulary, found, expected)
+            taken += 1
+    assert taken >= 60
+
+
+@pytest.mark.parametrize(("number", "place"), list(enumerate(PLACES)), ids=PLACES)
 def test_control_tokens_stay_text_wherever_tools_are_concerned(
-    by_name: dict[str, LlamaVocabulary], compiled: dict[str, ChatTemplate], place: str
+    by_name: dict[str, LlamaVocabulary], compiled: dict[str, ChatTemplate], number: int, place: str
 ) -> None:
-    """All special tokens of a vocabulary at once, in one place, make none: in any of the templates."""
-    taken, number = 0, PLACES.index(place)
-    chosen = {VOCABULARIES[(number + step) % len(VOCABULARIES)] for step in (0, 2)}
-    for vocabulary in (by_name[name] for name in sorted(chosen)):
-        filling = ("<unused", "<|reserved", "<|extra", "[PAD", "<|fim")
-        words = [word for word in structural(list(vocabulary.special_tokens)) if not word.startswith(filling)]
-        hostile = Texts(**{place: f"{PLAIN} {''.join(words[:80])} {' '.join(words[:80])}"})
-        for template in compiled.values():
-            renderer = PromptRenderer(template, vocabulary)
-            expected, found = prompt(renderer, Texts()), prompt(renderer, hostile)
-            if expected is not None and found is not None:
-                check(vocabulary, found, expected)
-                taken += 1
-    assert taken >= 60 * len(chosen)
+    """All special tokens of a vocabulary at once, in one place, make none: in any of the templates.
+
+    Two of the vocabularies for each place, in turns, so that each has its turn four times; all in the long run below.
+    """
+    for step in (0, 2):
+        check_place(place, by_name[VOCABULARIES[(number + step) % len(VOCABULARIES)]], compiled)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("place", PLACES)
+def test_control_tokens_stay_text_in_each_place_for_each_vocabulary(
+    by_name: dict[str, LlamaVocabulary], compiled: dict[str, ChatTemplate], place: str, name: str
+) -> None:
+    """The same for all pairs."""
+    check_place(place, by_name[name], compiled)
 
 
 @settings(max_examples=150, deadline=None)
