@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +24,6 @@ from bench.table import Figures
 SIZE_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 20
 _LIMIT_S = 120.0
-_PAIRS = 4  # an even number: whoever comes second to itself is faster, which then is each as often
 
 _SERVER = """
 import http.server, os, sys
@@ -52,43 +53,47 @@ class _Transfer:
     Args:
         rate: In MB/s.
         processor_s: Processor time.
+        synced: The rate where the file is brought to the disk, too, in MB/s.
         memory: The most that the process grew by, in MiB; not known of curl.
     """
 
     rate: float
     processor_s: float
+    synced: float = 0.0
     memory: float = 0.0
 
 
 def download(system: System, round_: int) -> Figures:
-    """The rate of a download, hash and fsync included, beside curl's; the processor time of each, memory in between.
-
-    Each figure is the best of several in turns. What the system adds is noise of one sign: a guest that has given free
-    memory back to its host takes seconds to get a gigabyte of page cache for the next file, whoever writes it.
-    """
+    """The rate of a download beside curl's, both with and without bringing the file to the disk; memory in between."""
     curl = shutil.which("curl")
-    own: list[_Transfer] = []
+    if curl is None:
+        raise RuntimeError("this scenario needs curl")
+    checked: list[_Transfer] = []
+    whole: list[_Transfer] = []
     curls: list[_Transfer] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         digest = _write_file(folder / "source")
         with _serving(folder / "source") as url:
-            for pair in range(_PAIRS):
-                if pair % 2 == 0:
-                    own.append(_own(url, digest, folder))
-                if curl is not None:
-                    curls.append(_by_curl(curl, url, folder))
-                if pair % 2:
-                    own.append(_own(url, digest, folder))
+            runs: tuple[Callable[[], None], ...] = (
+                lambda: whole.append(_own(url, digest, folder)),
+                lambda: checked.append(_without_sync(url, digest, folder)),
+                lambda: curls.append(_by_curl(curl, url, folder)),
+            )
+            for turn in itertools.permutations(runs):  # who comes first leaves the next more or less memory at hand
+                for run in turn:
+                    run()
     figures = {
-        "rate": max(transfer.rate for transfer in own),
-        "cpu": min(transfer.processor_s for transfer in own),
-        "memory": max(transfer.memory for transfer in own),
+        "rate": statistics.median(each.rate for each in checked),
+        "curl": statistics.median(each.rate for each in curls),
+        "whole": statistics.median(each.rate for each in whole),
+        "curl_synced": statistics.median(each.synced for each in curls),
+        "cpu": statistics.median(each.processor_s for each in whole),
+        "curl_cpu": statistics.median(each.processor_s for each in curls),
+        "memory": max(each.memory for each in whole),
     }
-    if curls:
-        figures["curl"] = max(transfer.rate for transfer in curls)
-        figures["curl_cpu"] = min(transfer.processor_s for transfer in curls)
-        figures["ratio"] = figures["rate"] / figures["curl"]
+    figures["ratio"] = figures["rate"] / figures["curl"]
+    figures["whole_ratio"] = figures["whole"] / figures["curl_synced"]
     return figures
 
 
@@ -117,14 +122,28 @@ def _serving(path: Path) -> Iterator[str]:
 
 
 def _by_curl(curl: str, url: str, folder: Path) -> _Transfer:
+    """Download with curl, which checks nothing, then bring the file to the disk."""
     target = folder / "curl"
     start_s, before_s = time.perf_counter(), _processor_s(resource.RUSAGE_CHILDREN)
     subprocess.run([curl, "-q", "-s", "--noproxy", "*", "-o", target, url], check=True, timeout=_LIMIT_S)
     took_s, busy_s = time.perf_counter() - start_s, _processor_s(resource.RUSAGE_CHILDREN) - before_s
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+    synced_s = time.perf_counter() - start_s
     if target.stat().st_size != SIZE_BYTES:
         raise RuntimeError(f"curl fetched {target.stat().st_size} bytes of {SIZE_BYTES}")
     target.unlink()
-    return _Transfer(rate=SIZE_BYTES / took_s / 1e6, processor_s=busy_s)
+    return _Transfer(rate=SIZE_BYTES / took_s / 1e6, processor_s=busy_s, synced=SIZE_BYTES / synced_s / 1e6)
+
+
+def _without_sync(url: str, digest: str, folder: Path) -> _Transfer:
+    """Download without bringing the file to the disk, as curl does."""
+    sync = os.fsync
+    os.fsync = lambda fd: None
+    try:
+        return _own(url, digest, folder)
+    finally:
+        os.fsync = sync
 
 
 def _own(url: str, digest: str, folder: Path) -> _Transfer:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-PAIRS = 3
+PAIRS = 8
 FIRSTS = 12
 CHATS = 8
 RATE_TOKENS = 64

@@ -9,6 +9,7 @@ import pytest
 from attrs import evolve
 
 from localllm.engine.engine import Engine, EngineLimits
+from localllm.engine.model import Work
 from localllm.errors import BackendError, ClosedError
 from localllm.options import RequestOptions
 from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDelta
@@ -364,3 +365,45 @@ def test_a_growth_that_runs_out_of_memory_half_way_frees_the_larger_context() ->
     assert small.tokens == solo(TALKATIVE, 5)
     assert [context.closed for context in model.contexts if context.n_cells > 32].count(False) == 0
     engine.close()
+
+
+def test_steps_are_told_before_the_model_computes_again() -> None:
+    """So what a step brought never waits for the next one; the ends at the engine's own end are told, too."""
+    pushed, untold = list[BackendEvent](), list[int]()
+    told = [0]
+
+    class Watched(ToyModel):
+        def open_context(self, n_cells: int, n_sequences: int) -> ToyContext:
+            context = super().open_context(n_cells, n_sequences)
+            decode = context.decode
+
+            def watched(works: Sequence[Work]) -> list[int]:
+                untold.append(len(pushed) - told[0])
+                return decode(works)
+
+            context.decode = watched  # type: ignore[method-assign]
+            return context
+
+    class Counted(Sink):
+        def __call__(self, event: BackendEvent) -> None:
+            pushed.append(event)
+            super().__call__(event)
+
+    def tell() -> None:
+        assert threading.current_thread().name == "localllm-engine"
+        told[0] = len(pushed)
+
+    engine = Engine(Watched(), LIMITS, "toy")
+    engine.on_step = tell
+    sinks = [Counted() for _ in range(3)]
+    for sink, deterministic in zip(sinks, (False, False, True), strict=True):
+        engine.submit(TALKATIVE, RequestOptions(max_tokens=20, deterministic=deterministic), sink)
+    for sink in sinks:
+        sink.end()
+    endless = Counted()
+    engine.submit(TALKATIVE, RequestOptions(max_tokens=400), endless)
+    assert endless.text.wait(10)
+    engine.close()
+    assert len(untold) > 20
+    assert set(untold) == {0}
+    assert told[0] == len(pushed)

@@ -12,7 +12,7 @@ import pytest
 
 from localllm import __version__
 from localllm.backends.base import GenerateRequest, ModelSpec
-from localllm.backends.worker.child import Child, encoded
+from localllm.backends.worker.child import Child
 from localllm.backends.worker.codec import child_codec, parent_codec
 from localllm.backends.worker.frames import FrameReader, framed
 from localllm.backends.worker.messages import (
@@ -46,6 +46,7 @@ from localllm.backends.worker.messages import (
     TokensAre,
     ToParent,
 )
+from localllm.backends.worker.sender import encoded
 from localllm.chat.rendered import RenderedPrompt
 from localllm.types import BackendEvent, GenerationEnded, Message, TextDelta
 from tests.worker import hostile

@@ -220,7 +220,7 @@ def test_details_that_an_error_does_not_take_are_no_message(kind: str, details: 
     """Names that it has not, values of another type, and what is no object."""
     end = parent_codec().encode(Events((EventOf(1, GenerationEnded("error", error=BackendError("x"))),)))
     fields = msgspec.msgpack.decode(end)
-    fields["items"][0]["event"]["error"] |= {"kind": kind, "details": details}
+    fields["items"][0][1]["error"] |= {"kind": kind, "details": details}
     with pytest.raises(CodecError):
         parent_codec().decode(msgspec.msgpack.encode(fields))
 

@@ -70,7 +70,7 @@ def test_a_burst_travels_in_one_frame() -> None:
     outbox = Outbox()
     for request in range(8):
         outbox.put_event(request, TextDelta("x"))
-    (events,) = outbox.take() or []
+    (events,) = outbox.take()
     assert isinstance(events, Events)
     assert [item.id for item in events.items] == list(range(8))
 
@@ -83,7 +83,7 @@ def test_a_stuck_pipe_takes_no_more_memory_than_the_text() -> None:
         assert count > 100 or outbox.marks == count + 1
     for request in range(4):
         outbox.put_event(request, GenerationEnded("stop"))
-    (events,) = outbox.take() or []
+    (events,) = outbox.take()
     assert isinstance(events, Events)
     assert len(events.items) <= 64 + 4
     for request in range(4):
@@ -98,7 +98,7 @@ def test_alternating_segments_are_not_merged_and_cost_no_more_for_it() -> None:
     outbox = Outbox(limit=4)
     for count in range(1000):
         outbox.put_event(1, TextDelta("x", "text" if count % 2 else "thought"))
-    (events,) = outbox.take() or []
+    (events,) = outbox.take()
     assert isinstance(events, Events)
     assert len(events.items) == 1000
 
@@ -108,11 +108,11 @@ def test_a_flood_of_log_records_is_cut() -> None:
     outbox = Outbox()
     for count in range(MAX_LOGS + 5):
         outbox.put_log(Logged(logger="x", level=10, text=str(count)))
-    found = outbox.take() or []
+    found = outbox.take()
     assert len(found) == MAX_LOGS + 1
     assert "5 log records of the worker were dropped" in getattr(found[-1], "text", "")
     outbox.put_log(evolve(Logged(logger="x", level=10, text="again")))
-    assert len(outbox.take() or []) == 1
+    assert len(outbox.take()) == 1
 
 
 def test_a_writer_is_woken_and_leaves_when_all_is_taken() -> None:
@@ -120,8 +120,9 @@ def test_a_writer_is_woken_and_leaves_when_all_is_taken() -> None:
     outbox, taken = Outbox(), list[object]()
 
     def write() -> None:
-        while (messages := outbox.take()) is not None:
-            taken.extend(messages)
+        while outbox.wait():
+            taken.extend(outbox.take())
+        taken.extend(outbox.take())
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -130,3 +131,18 @@ def test_a_writer_is_woken_and_leaves_when_all_is_taken() -> None:
     outbox.close()
     writer.join(10)
     assert taken == [Beat(), Closed()]
+
+
+def test_a_thread_that_sends_its_events_itself_wakes_nobody() -> None:
+    """Others still do, and what they wake for finds its events, too."""
+    outbox, woken = Outbox(), list[list[object]]()
+    outbox.leave_to_this_thread()
+    writer = threading.Thread(target=lambda: woken.extend([list(outbox.take())] if outbox.wait() else []))
+    writer.start()
+    outbox.put_event(1, TextDelta("mine"))
+    assert not woken
+    other = threading.Thread(target=outbox.put_event, args=(2, TextDelta("its own")))
+    other.start()
+    other.join(10)
+    writer.join(10)
+    assert woken == [[Events((EventOf(1, TextDelta("mine")), EventOf(2, TextDelta("its own"))))]]

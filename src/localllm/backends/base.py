@@ -217,6 +217,15 @@ class LoadedModel(ABC):
         """
         return
 
+    def on_step(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called after each step of the model, once its events are pushed, on the thread that pushed them.
+
+        A worker then sends them at once and together, by that thread. A thread that has told once must tell after
+        whatever it pushes later, for nobody else is woken to send that. A model that does not work in steps need not
+        tell: its events are sent as they come.
+        """
+        return
+
     def memory_bytes(self) -> int:
         """Return the memory that the model takes of its own, as far as the backend knows; 0 if it does not."""
         return 0

@@ -88,6 +88,10 @@ class EngineHandle:
         self._wake()
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Engine:
     """Serves requests over one model.
 
@@ -122,6 +126,8 @@ class Engine:
         self._main = self._make_main()
         self._main.open_now()
         self._deterministic: Lane | None = None
+        self.on_step: Callable[[], object] = _nothing
+        """Called on the engine's thread when a step's events are pushed, before it turns to what takes long."""
         self._closing = False
         self._submitting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="localllm-engine", daemon=True)
@@ -247,6 +253,7 @@ class Engine:
         self._receive(wait=False)
         for lane in self._lanes:
             lane.close()
+        self.on_step()
 
     def _on_a_thread(self, work: Callable[[], None]) -> Callable[[], None]:
         def run() -> None:
@@ -265,7 +272,10 @@ class Engine:
         """Take a lane one step on; False if it has nothing to do until something is received."""
         try:
             lane.sweep()
-            return lane.busy and lane.step()
+            self.on_step()
+            worked = lane.busy and lane.step()
+            self.on_step()
+            return worked
         except Exception as exc:  # noqa: BLE001  # a broken context or a mistake of ours: the loop must live on
             _log.warning("the context failed and is rebuilt: %s", exc, exc_info=True)
             self._rebuild(lane, exc)

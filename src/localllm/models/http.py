@@ -66,8 +66,11 @@ class Answer:
         Raises:
             TryAgain: The connection broke, or nothing came for too long.
         """
-        with _translated(self.url):
+        try:
             return self.body.into(room)
+        except Exception:
+            with _translated(self.url):
+                raise
 
     def read(self, max_bytes: int) -> bytes:
         """Return the whole body.

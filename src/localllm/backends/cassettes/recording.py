@@ -182,6 +182,9 @@ class _RecordingModel(LoadedModel):
     def on_restart(self, tell: Callable[[], object]) -> None:
         self._inner.on_restart(tell)
 
+    def on_step(self, tell: Callable[[], object]) -> None:
+        self._inner.on_step(tell)
+
     def memory_bytes(self) -> int:
         return self._inner.memory_bytes()
 

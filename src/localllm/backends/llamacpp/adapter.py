@@ -178,6 +178,10 @@ class LlamaModel(LoadedModel):
         """Take a state from a saved session; see `LoadedModel.load_state`."""
         return self._states.load(path)
 
+    def on_step(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called after each step of the engine; see `LoadedModel.on_step`."""
+        self._engine.on_step = tell
+
     def stats(self) -> ModelStats:
         """Return the figures so far."""
         return self._engine.stats()

@@ -1,8 +1,9 @@
 """The worker's process: its threads, and the pipes to the parent.
 
 A reader that does nothing else, so that the parent's end is noticed at once; a writer, which may wait for a slow
-parent; the main thread for starting, loading and questions; one for requests; and one for heartbeats. What the backend
-does, however long, holds up none of the others, unless it keeps the GIL.
+parent, for what the backend's thread does not send itself; the main thread for starting, loading and questions; one
+for requests; and one for heartbeats. What the backend does, however long, holds up none of the others, unless it keeps
+the GIL.
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NoReturn, TypeAlias
 
-from attrs import evolve
-
-from localllm.backends.worker.codec import Codec, CodecError, child_codec, parent_codec
+from localllm.backends.worker.codec import CodecError, child_codec
 from localllm.backends.worker.failures import printable
-from localllm.backends.worker.frames import FrameError, FrameReader, framed
+from localllm.backends.worker.frames import FrameError, FrameReader
 from localllm.backends.worker.host import Host
 from localllm.backends.worker.limits import no_core_dumps, own_memory_bytes, set_memory_limit
 from localllm.backends.worker.messages import (
@@ -31,21 +30,15 @@ from localllm.backends.worker.messages import (
     Beat,
     Cancel,
     Close,
-    EventOf,
-    Events,
-    Failed,
-    Failure,
     Generate,
     Load,
     Logged,
     Start,
     ToChild,
-    ToParent,
 )
 from localllm.backends.worker.outbox import Outbox
-from localllm.backends.worker.pipes import read_some, write_all
-from localllm.errors import BackendError
-from localllm.types import GenerationEnded
+from localllm.backends.worker.pipes import read_some
+from localllm.backends.worker.sender import Sender
 
 _Requests: TypeAlias = SimpleQueue[Generate | Cancel | None]
 
@@ -73,17 +66,17 @@ class Child:
 
     def __init__(self, in_fd: int, out_fd: int, leave: Callable[[int], object]) -> None:
         self._in_fd = in_fd
-        self._out_fd = out_fd
         self._leave = leave
         self._outbox = Outbox()
-        self._host = Host(self._outbox)
+        self._sender = Sender(self._outbox, out_fd, self._refuse)
+        self._host = Host(self._outbox, self._sender.step)
         self._work: SimpleQueue[ToChild | None] = SimpleQueue()
         self._requests: _Requests = SimpleQueue()
         self._ended = threading.Event()
 
     def run(self) -> None:
         """Serve until the parent closes, or a start fails."""
-        child_codec(), parent_codec()  # here, where a failure ends the process, and not in a thread alone
+        child_codec()  # here, where a failure ends the process, and not in a thread alone
         writer = threading.Thread(target=self._write, name="worker-write", daemon=True)
         writer.start()
         threading.Thread(target=self._read, name="worker-read", daemon=True).start()
@@ -154,16 +147,8 @@ class Child:
         self._work.put(None)  # where leaving is not the process's end, the main thread ends, and the others with it
 
     def _write(self) -> None:
-        codec = parent_codec()
-        while (messages := self._outbox.take()) is not None:
-            try:
-                data = b"".join([frame for message in messages for frame in encoded(codec, message)])
-            except (CodecError, FrameError) as exc:  # such as facts of a model that are not what they should be
-                self._refuse(str(exc))
-                return
-            if not write_all(self._out_fd, data):
-                self._go(0)
-                return
+        if not self._sender.run():
+            self._go(0)
 
     def _say_how_it_is(self) -> None:
         self._outbox.put(Beat(marks=self._outbox.marks, memory_bytes=own_memory_bytes()))
@@ -179,26 +164,6 @@ class Child:
                     self._go(0)
         except MemoryError:
             self._go(EXIT_MEMORY)
-
-
-def encoded(codec: Codec[ToParent], message: ToParent) -> list[bytes]:
-    """Return `message` in frames: in one, if it is not too long and can be sent at all."""
-    try:
-        return [framed(codec.encode(message))]
-    except (CodecError, FrameError) as exc:
-        match message:
-            case Events(items=(item,)):
-                error = BackendError(f"the backend sent what cannot be passed on: {exc}")
-                return [framed(codec.encode(Events((EventOf(item.id, GenerationEnded("error", error=error)),))))]
-            case Events(items=items):
-                half = len(items) // 2
-                halves = (evolve(message, items=items[:half]), evolve(message, items=items[half:]))
-                return [frame for part in halves for frame in encoded(codec, part)]
-            case _ if (number := getattr(message, "id", None)) is not None and not isinstance(message, Failed):
-                failure = Failure(kind="BackendError", message=f"the backend's answer cannot be passed on: {exc}")
-                return [framed(codec.encode(Failed(int(number), failure)))]
-            case _:
-                raise
 
 
 class _Forwarder(logging.Handler):

@@ -21,10 +21,10 @@ from cattrs.strategies import configure_tagged_union
 from localllm._json import JsonValue
 from localllm.backends.base import ModelSpec
 from localllm.backends.worker.failures import to_error, to_failure
-from localllm.backends.worker.messages import Failure, Finding, Question, ToChild, ToParent
+from localllm.backends.worker.messages import EventOf, Events, Failure, Finding, Question, ToChild, ToParent
 from localllm.chat.definitions import ToolDefinition
 from localllm.errors import LocalLLMError
-from localllm.types import BackendEvent, ToolCall
+from localllm.types import BackendEvent, TextDelta, ToolCall
 
 _M = TypeVar("_M")
 _TAG = "is"
@@ -45,6 +45,8 @@ class Codec(Generic[_M]):
         self._converter = _converter()
         self._union = cast("type[_M]", union)  # typing has no word for "a union type"
         configure_tagged_union(self._union, self._converter, tag_name=_TAG)
+        self._unstructure = self._converter.get_unstructure_hook(self._union)
+        self._structure = self._converter.get_structure_hook(self._union)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(strict=True)
 
@@ -55,7 +57,7 @@ class Codec(Generic[_M]):
             CodecError: It holds what cannot be sent, such as a text with lone surrogates.
         """
         try:
-            return self._encoder.encode(self._converter.unstructure(message, self._union))
+            return self._encoder.encode(self._unstructure(message))
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise CodecError(f"{type(message).__name__} cannot be sent: {exc}") from exc
 
@@ -69,7 +71,7 @@ class Codec(Generic[_M]):
             fields: object = self._decoder.decode(data)
             if not isinstance(fields, dict):
                 raise CodecError(f"a message must be a map, not {type(fields).__name__}")
-            return self._converter.structure(fields, self._union)
+            return cast("_M", self._structure(fields, self._union))
         except CodecError:
             raise
         except Exception as exc:
@@ -111,7 +113,52 @@ def _converter() -> MsgspecJsonConverter:
     _carry_references(converter)
     for union in (Question, Finding, BackendEvent):
         configure_tagged_union(union, converter, tag_name=_TAG)
+    _carry_events(converter)
     return converter
+
+
+def _carry_events(converter: MsgspecJsonConverter) -> None:
+    """Send text, which comes with every token, in a short form and by few calls.
+
+    Each call between two tokens finds its code gone from the processor's caches, where the model's weights went by.
+    """
+    from_other, to_other = converter.get_unstructure_hook(BackendEvent), converter.get_structure_hook(BackendEvent)
+
+    def from_events(events: Events) -> dict[str, object]:
+        items: list[object] = []
+        for item in events.items:
+            event = item.event
+            if type(event) is TextDelta and not event.logprobs:
+                items.append((item.id, event.text, event.segment, event.token_ids))
+            else:
+                items.append((item.id, from_other(event)))
+        return {"items": items}
+
+    def to_events(value: object, _: object) -> Events:
+        items = value.get("items") if isinstance(value, dict) and len(value) == 1 else None
+        if not isinstance(items, list):
+            raise TypeError(f"{value!r:.80} is no list of events")
+        return Events(tuple([to_event(item) for item in items]))
+
+    def to_event(item: object) -> EventOf:
+        if type(item) is list and item and type(item[0]) is int:
+            if len(item) == 4:
+                return EventOf(item[0], to_text(item))
+            if len(item) == 2 and type(item[1]) is dict:
+                return EventOf(item[0], to_other(item[1], BackendEvent))
+        raise TypeError(f"{item!r:.80} is no event")
+
+    def to_text(item: list[object]) -> TextDelta:
+        _, text, segment, tokens = item
+        if type(text) is str and (segment == "text" or segment == "thought") and type(tokens) is list:
+            for token in tokens:
+                if type(token) is not int:
+                    raise TypeError(f"{token!r:.80} is no token")
+            return TextDelta(text, segment, tuple(tokens))
+        raise TypeError(f"{item!r:.80} is no text")
+
+    converter.register_unstructure_hook(Events, from_events)
+    converter.register_structure_hook(Events, to_events)
 
 
 def _carry_references(converter: MsgspecJsonConverter) -> None:

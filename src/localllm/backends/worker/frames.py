@@ -47,6 +47,9 @@ class FrameReader:
         Raises:
             FrameError: A header promises an empty frame, or one longer than the limit: these are no frames.
         """
+        length = int.from_bytes(data[:_HEADER], "big")
+        if not self._pending and len(data) == _HEADER + length and 0 < length <= self._limit:
+            return [data[_HEADER:]]  # one frame and nothing else, as nearly always
         self._pending += data
         payloads: list[bytes] = []
         start = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import assert_never
 
 from attrs import evolve
@@ -77,10 +78,12 @@ class Host:
 
     Args:
         outbox: Where everything for the parent goes.
+        on_step: Told when the events of a step are in there, on the thread that put them in; see `LoadedModel.on_step`.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, on_step: Callable[[], object]) -> None:
         self._outbox = outbox
+        self._on_step = on_step
         self._backend: Backend | None = None
         self._model: LoadedModel | None = None
         self._lock = threading.Lock()  # guards the handles; nothing of the backend is called under it
@@ -109,6 +112,7 @@ class Host:
             if self._backend is None or self._model is not None:
                 raise ModelLoadError("a worker loads one model, once, after it was started")
             self._model = self._backend.load(load.spec, self._tell)
+            self._model.on_step(self._on_step)
             self._outbox.put(LoadedIn(info=self._model.info))
         except Exception as exc:  # noqa: BLE001  # whatever it is, the parent raises it
             error = _out_of_memory(exc) if isinstance(exc, MemoryError) else exc

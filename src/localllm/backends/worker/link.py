@@ -30,7 +30,6 @@ from localllm.backends.worker.messages import (
     Cancel,
     Close,
     Closed,
-    EventOf,
     Events,
     Failed,
     Finding,
@@ -333,8 +332,9 @@ class Link:
         """See `Receiver`."""
         match message:
             case Events():
-                for item in message.items:
-                    self._deliver(item)
+                if self._listener is not None:
+                    for item in message.items:
+                        self._listener.on_event(item.id, item.event)
             case Accepted():
                 if self._listener is not None:
                     self._listener.on_accepted(message.id)
@@ -354,10 +354,6 @@ class Link:
             case _:
                 assert_never(message)
 
-    def _deliver(self, item: EventOf) -> None:
-        if self._listener is not None:
-            self._listener.on_event(item.id, item.event)
-
     def _fill(self, number: int, message: ToParent | LocalLLMError) -> None:
         slot = self._slots.get(number)
         if slot is not None:  # else nobody waits for it any more
@@ -367,7 +363,8 @@ class Link:
         """See `Receiver`; tells whoever sent the message."""
         match message:
             case Generate():
-                self._deliver(EventOf(message.id, GenerationEnded("error", error=error)))
+                if self._listener is not None:
+                    self._listener.on_event(message.id, GenerationEnded("error", error=error))
             case Ask():
                 self._fill(message.id, error)
             case Load():

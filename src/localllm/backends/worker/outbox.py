@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from queue import SimpleQueue
 from typing import TypeAlias
 
 from localllm.backends.worker.messages import EventOf, Events, Logged, ToParent
@@ -72,7 +73,7 @@ def _join(run: list[Entry]) -> Entry:
 
 
 class Outbox:
-    """Keeps what is to be sent until a writer takes it. Producers on any thread never wait for the writer.
+    """Keeps what is to be sent until it is taken. Producers on any thread never wait for whoever sends.
 
     Args:
         limit: Entries that may wait before neighbours are merged.
@@ -80,44 +81,66 @@ class Outbox:
 
     def __init__(self, limit: int = MAX_PENDING) -> None:
         self._least = self._limit = limit
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # a finalizer in the middle of a `put` may log something
         self._entries: list[Entry] = []
+        self._calls: SimpleQueue[None] = SimpleQueue()  # one, or a few, when there is something to take
+        self._sender: int | None = None  # the thread that sends what it puts in
         self._logs = 0
         self._dropped_logs = 0
         self._closed = False
         self.marks: int = 0
         """Events put in so far."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to take."""
+        return not self._entries
+
     def put(self, message: ToParent) -> None:
         """Send `message`."""
-        with self._changed:
-            self._add(message)
+        with self._lock:
+            self._entries.append(message)
+        self.wake()
 
     def put_event(self, request: int, event: BackendEvent) -> None:
         """Send an event of a request."""
-        with self._changed:
+        with self._lock:
             self.marks += 1
-            self._add(EventOf(request, event))
+            self._entries.append(EventOf(request, event))
             if len(self._entries) > self._limit:
                 self._entries = merged(self._entries)
                 # Segments that take turns cannot be merged; without this, each further event would try again.
                 self._limit = max(self._least, 2 * len(self._entries))
+        if threading.get_ident() != self._sender:
+            self.wake()
 
     def put_log(self, record: Logged) -> None:
         """Send a log record, unless too many wait already."""
-        with self._changed:
+        with self._lock:
             if self._logs >= MAX_LOGS:
                 self._dropped_logs += 1
                 return
             self._logs += 1
-            self._add(record)
+            self._entries.append(record)
+        self.wake()
 
-    def take(self) -> list[ToParent] | None:
-        """Wait until there is something, and return all of it as messages; None when closed and empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._entries or self._closed)
-            if not self._entries:
-                return None
+    def leave_to_this_thread(self) -> None:
+        """The calling thread takes the events that it puts in from now on, so that nobody need be woken for them."""
+        self._sender = threading.get_ident()
+
+    def wake(self) -> None:
+        """Let whoever waits take what there is."""
+        if self._calls.empty():  # else a call is on its way, and finds this, too
+            self._calls.put(None)
+
+    def wait(self) -> bool:
+        """Wait until there may be something to take; False once it is closed: then that is the rest."""
+        self._calls.get()
+        return not self._closed
+
+    def take(self) -> list[ToParent]:
+        """Return all there is, as messages, without waiting."""
+        with self._lock:
             entries, self._entries = self._entries, []
             self._limit = self._least
             dropped, self._dropped_logs, self._logs = self._dropped_logs, 0, 0
@@ -128,11 +151,5 @@ class Outbox:
 
     def close(self) -> None:
         """Let the writer go once it has taken everything."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def _add(self, entry: Entry) -> None:
-        self._entries.append(entry)
-        if len(self._entries) == 1:  # a writer that sleeps saw an empty list, so one call is enough
-            self._changed.notify_all()
+        self._closed = True
+        self._calls.put(None)
