@@ -125,6 +125,12 @@ STREAMS = (
             ),
             Measure("free", "that without", "tok/s"),
             Measure("cached", "cached part of the next prompt in each idle chat, the least", "", (Bound(">=", 0.95),)),
+            Measure(
+                "long",
+                "rate of a new chat right after one of 3,000 tokens, by that without",
+                "",
+                (Bound(">=", 0.95),),
+            ),
         ),
         systems=(LOCALLLM,),
         fresh=True,

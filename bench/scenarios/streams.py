@@ -55,7 +55,10 @@ def growth(system: System, round_: int) -> Figures:
 
 
 def occupied(system: System, round_: int) -> Figures:
-    """A stream beside 8 idle chats of 1,000 tokens: its rate by that without them, and what of each chat is cached."""
+    """A stream beside 8 idle chats of 1,000 tokens: its rate by that without them, and what of each chat is cached.
+
+    Then the first stream of a new chat, in the cells of a long one that was answered right before.
+    """
     system.answer(story("0"), 16)
     free = _rate(system, f"{round_ + 2} before")
     chats = [long_chat(990, f"idle {round_} {index}") for index in range(8)]
@@ -66,7 +69,10 @@ def occupied(system: System, round_: int) -> Figures:
     for chat in chats:
         again = system.answer([*chat, Turn("user", "And now?")], 4)
         cached.append(again.cached_tokens / again.prompt_tokens)
-    return {"free": free, "rate": beside_idle / free, "cached": min(cached)}
+    system.answer(long_chat(3000, f"long {round_}"), 4)
+    new = [Turn("system", f"You are helper {round_}."), *story(f"{round_}")[1:]]
+    after_long = system.answer(new, 128, endless=True).rate
+    return {"free": free, "rate": beside_idle / free, "cached": min(cached), "long": after_long / free}
 
 
 def _rate(system: System, salt: str) -> float:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from localllm.engine.budget import FixedBudget
 from localllm.engine.cells import CellTable
 from localllm.engine.kv_cache import KvCache
-from localllm.engine.plan import Copy, StepPlan
+from localllm.engine.plan import Copy, Cut, StepPlan
 from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
 
 from .arrays import tokens
 
 
-def make(*, cells: int = 1000, sequences: int = 8, parallel: int = 4, chunk: int = 16, portion: int = 0) -> Scheduler:
+def make(
+    *, cells: int = 1000, sequences: int = 8, parallel: int = 4, chunk: int = 16, portion: int = 0, host_bytes: int = 0
+) -> Scheduler:
     """Return a scheduler over an empty context."""
-    cache = KvCache(CellTable(cells, sequences), portion=portion)
+    cache = KvCache(CellTable(cells, sequences), portion=portion, host_bytes=host_bytes)
     return Scheduler(cache, FixedBudget(portion or chunk), parallel, portion=portion)
 
 
@@ -127,6 +129,34 @@ def test_idle_sequences_are_evicted_before_anybody_is_preempted() -> None:
     run(scheduler)
     assert scheduler.cache.evictions == 1
     assert scheduler.preemptions == 0
+
+
+def test_nothing_is_read_before_idle_sequences_have_left() -> None:
+    """Else it lay behind them, and attention looks at all cells up to the last one in use for as long as it lives."""
+    scheduler = make(chunk=1000, host_bytes=1 << 20)
+    long = request(*range(1000, 1700))
+    scheduler.submit(long)
+    run(scheduler)
+    scheduler.finish(long)
+    scheduler.submit(request(1, 2, 3))
+    plans = [scheduler.plan() for _ in range(4)]
+    assert [len(plan.works) for plan in plans] == [0, 0, 1, 0]
+    assert [plan.moved for plan in plans] == [256, 256, 188, 0]
+    assert isinstance(plans[2].moves[-1], Cut)
+    assert scheduler.cache.table.used == 3
+
+
+def test_somebody_who_streams_does_not_wait_for_idle_sequences() -> None:
+    """They leave meanwhile, a slice in each step."""
+    scheduler = make(chunk=1000, host_bytes=1 << 20)
+    streaming, long = request(1, 2, 3), request(*range(1000, 1700))
+    scheduler.submit(streaming)
+    scheduler.submit(long)
+    run(scheduler)
+    scheduler.finish(long)
+    streaming.append(1)
+    plan = scheduler.plan()
+    assert (len(plan.works), plan.decoding, plan.moved) == (1, 1, 256)
 
 
 def test_the_youngest_is_preempted_and_the_oldest_never() -> None:

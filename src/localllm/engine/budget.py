@@ -17,7 +17,11 @@ MIN_MOVED = 256
 """Tokens moved between the KV cache and host memory in a step at least; more than a step adds, so that moves end."""
 
 _MOVE_SHARE = 0.125
-"""Part of a step's time for each kind of move: a guess; a step may restore a chat, store another, and read on."""
+"""Part of a step's time for each kind of move while a reply is streaming: a guess; a step may restore a chat, store
+another, and read on."""
+
+_IDLE_MOVE_SHARE = 0.5
+"""The same while nobody streams: then nothing is read before idle chats have left."""
 
 _WEIGHT = 0.3
 """Weight of a new measurement in the running mean: a guess; adapts within about five steps."""
@@ -113,8 +117,8 @@ class StepBudget:
         """Return how many tokens the next step may move to host memory, and how many from there."""
         if not self._moved_s:
             return MIN_MOVED
-        step_s = self._step_s if decoding else self._idle_step_s
-        return max(MIN_MOVED, int(step_s * _MOVE_SHARE / self._moved_s))
+        spent_s = self._step_s * _MOVE_SHARE if decoding else self._idle_step_s * _IDLE_MOVE_SHARE
+        return max(MIN_MOVED, int(spent_s / self._moved_s))
 
     def observe_moved(self, tokens: int, elapsed_s: float) -> None:
         """Learn from moving so many tokens."""

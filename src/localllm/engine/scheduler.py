@@ -105,11 +105,11 @@ class Scheduler:
         for sequence in self.running:
             self._share(sequence)
         streams = sum(sequence.decoding for sequence in self.running)
-        self._move(self.budget.moved_tokens(streams))
-        for sequence, size in self._decodes():
-            self._add(sequence, size)
-        for sequence, size in self._portions(len(self._works)):
-            self._add(sequence, size)
+        if self._move(self.budget.moved_tokens(streams)) or streams:
+            for sequence, size in self._decodes():
+                self._add(sequence, size)
+            for sequence, size in self._portions(len(self._works)):
+                self._add(sequence, size)
         self._look_ahead()
         decoding = sum(sequence.computed > len(sequence.prompt) for sequence in self._works)
         prefilled = sum(len(work.tokens) for work in self._works.values()) - decoding
@@ -129,9 +129,17 @@ class Scheduler:
             sequence.computed = 0
             self.waiting.append(sequence)
 
-    def _move(self, allowance: int) -> None:
-        """Bring running sequences back from host memory, oldest first, then move idle ones there."""
-        left = allowance
+    def _move(self, allowance: int) -> bool:
+        """Move idle sequences to host memory, then bring running ones back from there, oldest first.
+
+        Returns:
+            Whether all idle ones are gone. What is computed before takes cells behind theirs, and pays for the gap, as
+            attention looks at all cells up to the last one in use. So it is worth waiting for, unless somebody streams.
+        """
+        if self.busy:  # else there is only a job to be done, and nobody whom idle ones slow down
+            self.cache.stash(allowance)
+        alone = not (self.cache.host.limit_bytes and self.cache.idle)
+        left = allowance if alone or any(sequence.decoding for sequence in self.running) else 0
         for sequence in list(self.running):
             held = sequence.held
             while sequence.loads and sequence.leader is None and left > 0 and held is not None:
@@ -142,8 +150,7 @@ class Scheduler:
                 del sequence.loads[0]
                 sequence.computed = stop
                 left -= stop - start
-        if self.busy:  # else there is only a job to be done, and nobody whom idle ones slow down
-            self.cache.stash(allowance)
+        return alone
 
     def _decodes(self) -> list[tuple[Sequence, int]]:
         """Give each streaming sequence the token that it sampled last, and tokens forced after it, which cost the same
