@@ -125,6 +125,34 @@ def test_options_are_validated_on_their_way_in() -> None:
         child_codec().decode(msgspec.msgpack.encode(good))
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        [True, "x", "text", []],
+        [1, 7, "text", []],
+        [1, "x", "shout", []],
+        [1, "x", ["text"], []],
+        [1, "x", "text", [True]],
+        [1, "x", "text", ["1"]],
+        [1, "x", "text", None],
+        [1, "x", "text"],
+        [1, []],
+        [True, {"is": "TextDelta", "text": "x"}],
+        [1],
+        [],
+        "x",
+        None,
+    ],
+)
+def test_what_is_no_event_is_refused(item: object) -> None:
+    """Text has a form of its own on the wire, checked by hand: of exactly these types, and so many of them."""
+    good = parent_codec().encode(Events((EventOf(1, TextDelta("x")),)))
+    fields = msgspec.msgpack.decode(good)
+    assert fields["items"] == [[1, "x", "text", []]]
+    with pytest.raises(CodecError):
+        parent_codec().decode(msgspec.msgpack.encode(fields | {"items": [item]}))
+
+
 def test_a_deep_message_is_refused_and_not_followed() -> None:
     """A hundred thousand lists in each other do not end the process."""
     with pytest.raises(CodecError):

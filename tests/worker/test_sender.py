@@ -16,7 +16,8 @@ from localllm.backends.worker.messages import Answer, Beat, Events, Logged, Text
 from localllm.backends.worker.outbox import Outbox
 from localllm.backends.worker.pipes import AT_ONCE_BYTES, has_room, read_some
 from localllm.backends.worker.sender import Sender
-from localllm.types import TextDelta
+from localllm.errors import BackendError
+from localllm.types import GenerationEnded, TextDelta
 
 LIMIT_S = 10.0
 unix = pytest.mark.skipif(sys.platform == "win32", reason="there a thread sends everything")
@@ -80,7 +81,7 @@ def test_a_step_is_sent_at_once_and_in_one_frame(line: Line) -> None:
     sender = line.sender
     for request in range(8):
         line.outbox.put_event(request, TextDelta("x"))
-    sender.step()
+    sender.send()
     (events,) = line.read()
     assert isinstance(events, Events)
     assert [item.id for item in events.items] == list(range(8))
@@ -88,7 +89,7 @@ def test_a_step_is_sent_at_once_and_in_one_frame(line: Line) -> None:
 
 def test_a_step_without_events_sends_nothing(line: Line) -> None:
     """As when a prompt is read."""
-    line.sender.step()
+    line.sender.send()
     assert not line.outbox.take()
 
 
@@ -98,7 +99,7 @@ def test_a_full_pipe_is_left_to_the_thread(line: Line) -> None:
     sender, count = line.sender, line.fill()
     for number in range(100):
         line.outbox.put_event(1, TextDelta(f"{number} "))
-        sender.step()
+        sender.send()
     thread = threading.Thread(target=sender.run)
     thread.start()
     drain(line.read_fd, count)
@@ -116,9 +117,9 @@ def test_what_is_longer_than_a_pipe_takes_at_once_is_left_to_the_thread(line: Li
     """Nothing is cut, and what comes after it comes after it, though the pipe has room."""
     sender, long = line.sender, "x" * (AT_ONCE_BYTES + 1)
     line.outbox.put_event(1, TextDelta(long))
-    sender.step()
+    sender.send()
     line.outbox.put_event(1, TextDelta("after"))
-    sender.step()
+    sender.send()
     line.outbox.close()
     assert sender.run()
     found = line.read()
@@ -132,7 +133,7 @@ def test_all_of_several_threads_arrives_in_each_ones_order(line: Line) -> None:
     def steps() -> None:
         for number in range(rounds):
             line.outbox.put_event(1, TextDelta(f"{number} "))
-            sender.step()
+            sender.send()
 
     def events() -> None:
         for number in range(rounds):
@@ -174,9 +175,26 @@ def test_a_pipe_that_nobody_reads_ends_the_thread() -> None:
     line = Line(read_fd, write_fd)
     sender = line.sender
     line.outbox.put_event(1, TextDelta("x"))
-    sender.step()
+    sender.send()
     assert not sender.run()
     os.close(write_fd)
+
+
+class _Huge(BackendError):
+    """Takes more memory than there is as soon as it is put into words."""
+
+    def __str__(self) -> str:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("way", ["send", "run"])
+def test_want_of_memory_is_not_passed_over(line: Line, way: str) -> None:
+    """Messages are lost then, which whoever calls must know."""
+    sender = line.sender
+    line.outbox.put_event(1, GenerationEnded("error", error=_Huge("x")))
+    line.outbox.close()
+    with pytest.raises(MemoryError):
+        getattr(sender, way)()
 
 
 def test_what_cannot_be_sent_is_refused(line: Line) -> None:

@@ -141,11 +141,11 @@ class KvCache:
         self._moves.append(Load(block, held.seq_id, start, stop))
         self.moved += stop - start
 
-    def stash(self, allowance: int) -> None:
-        """Move idle sequences to host memory, `allowance` tokens in this step.
+    def stash(self, allowance: int) -> bool:
+        """Move idle sequences to host memory, `allowance` tokens in this step; whether all that are to go are gone.
 
         Attention looks at all cells up to the last one in use, so idle sequences cost every token that runs beside
-        them. Those that no turn will follow are given up.
+        them. Those that no turn will follow are given up. Without host memory they stay.
         """
         for held in self.idle if self.host.limit_bytes else ():
             if not held.goes_on:
@@ -156,9 +156,10 @@ class KvCache:
                 self.moved += len(block.tokens)
                 allowance -= len(block.tokens)
             if allowance <= 0:
-                return
+                return False
             self.cut(held, 0)
             self.table.give_back(held)
+        return True
 
     def release(self, held: Held, prompt_tokens: int) -> None:
         """A request has ended: what it computed stays as an idle sequence."""

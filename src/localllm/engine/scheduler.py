@@ -105,7 +105,7 @@ class Scheduler:
         for sequence in self.running:
             self._share(sequence)
         streams = sum(sequence.decoding for sequence in self.running)
-        if self._move(self.budget.moved_tokens(streams)) or streams:
+        if self._move(streams) or streams:
             for sequence, size in self._decodes():
                 self._add(sequence, size)
             for sequence, size in self._portions(len(self._works)):
@@ -129,17 +129,18 @@ class Scheduler:
             sequence.computed = 0
             self.waiting.append(sequence)
 
-    def _move(self, allowance: int) -> bool:
+    def _move(self, streams: int) -> bool:
         """Move idle sequences to host memory, then bring running ones back from there, oldest first.
 
         Returns:
             Whether all idle ones are gone. What is computed before takes cells behind theirs, and pays for the gap, as
             attention looks at all cells up to the last one in use. So it is worth waiting for, unless somebody streams.
         """
-        if self.busy:  # else there is only a job to be done, and nobody whom idle ones slow down
-            self.cache.stash(allowance)
-        alone = not (self.cache.host.limit_bytes and self.cache.idle)
-        left = allowance if alone or any(sequence.decoding for sequence in self.running) else 0
+        left = allowance = self.budget.moved_tokens(streams)
+        # Where nobody is busy there is only a job to be done, and nobody whom idle ones slow down.
+        alone = self.cache.stash(allowance) if self.busy else True
+        if not alone and not streams:
+            return False
         for sequence in list(self.running):
             held = sequence.held
             while sequence.loads and sequence.leader is None and left > 0 and held is not None:

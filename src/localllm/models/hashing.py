@@ -31,7 +31,7 @@ class RunningHash:
         self._filled_bytes = 0
         self._made = 0  # buffers
         self._free: SimpleQueue[memoryview] = SimpleQueue()
-        self._handed_over: SimpleQueue[tuple[memoryview, int] | None] = SimpleQueue()
+        self._handed_over: SimpleQueue[tuple[memoryview, memoryview] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._file: BinaryIO | None = None
         self._syncing = ThreadPoolExecutor(1, "localllm-fsync")
@@ -124,22 +124,22 @@ class RunningHash:
 
     def _hand_over(self) -> None:
         """Write what has come, and have the thread hash it while the next comes."""
-        buffer, count = self._buffer, self._filled_bytes
+        buffer, data = self._buffer, self._buffer[: self._filled_bytes]
         self._buffer, self._filled_bytes = memoryview(b""), 0
         if self._thread is None:
             self._thread = threading.Thread(target=self._hash_all, name="localllm-hash")
             self._thread.start()
         try:
             if self._file is not None:
-                _write_all(self._file, buffer[:count])
-                self._sync(self._file, count)
+                _write_all(self._file, data)
+                self._sync(self._file, len(data))
         finally:
-            self._handed_over.put((buffer, count))
+            self._handed_over.put((buffer, data))
 
     def _hash_all(self) -> None:
         while (handed_over := self._handed_over.get()) is not None:
-            buffer, count = handed_over
-            self._hash.update(buffer[:count])
+            buffer, data = handed_over
+            self._hash.update(data)
             self._free.put(buffer)
 
     def _sync(self, file: BinaryIO, count: int) -> None:

@@ -68,7 +68,7 @@ class Answer:
         """
         try:
             return self.body.into(room)
-        except Exception:
+        except Exception:  # not around the whole: that costs as much as the reading
             with _translated(self.url):
                 raise
 

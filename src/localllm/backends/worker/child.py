@@ -69,7 +69,7 @@ class Child:
         self._leave = leave
         self._outbox = Outbox()
         self._sender = Sender(self._outbox, out_fd, self._refuse)
-        self._host = Host(self._outbox, self._sender.step)
+        self._host = Host(self._outbox, self._send)
         self._work: SimpleQueue[ToChild | None] = SimpleQueue()
         self._requests: _Requests = SimpleQueue()
         self._ended = threading.Event()
@@ -147,8 +147,17 @@ class Child:
         self._work.put(None)  # where leaving is not the process's end, the main thread ends, and the others with it
 
     def _write(self) -> None:
-        if not self._sender.run():
-            self._go(0)
+        try:
+            if not self._sender.run():
+                self._go(0)
+        except MemoryError:
+            self._go(EXIT_MEMORY)
+
+    def _send(self) -> None:
+        try:
+            self._sender.send()
+        except MemoryError:  # what was to be sent is lost, so that nothing may follow it
+            self._go(EXIT_MEMORY)
 
     def _say_how_it_is(self) -> None:
         self._outbox.put(Beat(marks=self._outbox.marks, memory_bytes=own_memory_bytes()))

@@ -24,7 +24,7 @@ from localllm.models.info import ModelInfo
 from localllm.saved.state import StateUse
 from localllm.types import BackendEvent, Message
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The protocol's version; a message that changes its form raises it."""
 
 STARTING, LOADING, CLOSING = 0, 1, 2
@@ -227,7 +227,7 @@ class EventOf:
 
 @frozen
 class Events:
-    """From the worker: what requests brought since the last such message, each request's events in order. Since 1."""
+    """From the worker: what requests brought since the last such message, each request's events in order. Since 2."""
 
     items: tuple[EventOf, ...]
 

@@ -26,6 +26,8 @@ class Sender:
         outbox: What to send.
         fd: The pipe; nobody else writes to it.
         refuse: Told why something cannot be sent at all.
+
+    A MemoryError from `run` or `send` means that messages are lost.
     """
 
     def __init__(self, outbox: Outbox, fd: int, refuse: Callable[[str], object]) -> None:
@@ -47,7 +49,7 @@ class Sender:
                     return False
         return True
 
-    def step(self) -> None:
+    def send(self) -> None:
         """Send what the calling thread has put in, at once or else soon; from now on nobody else is woken for it."""
         self._outbox.leave_to_this_thread()
         if not self._outbox.empty and not self._send_now():
