@@ -36,6 +36,24 @@ def test_a_resumed_greedy_reply_is_what_it_would_have_been(deterministic: bool) 
         assert models.workers()[0].restarts == 3
 
 
+def test_a_resumed_deterministic_reply_is_the_same_in_company() -> None:
+    """Others stream all the while, are killed with it, and go on beside it."""
+    options = GenerationOptions(temperature=0.0, max_tokens=24, deterministic=True)
+    with nothing_left(), ModelManager(on_crash="resume") as models:
+        model = models.load("smollm2-135m", config=ModelConfig(n_ctx=1024, threads=1, n_parallel=4))
+        whole = _streamed(model, options, (), models)
+        streams = [
+            ChatSession(model).stream("Count.", seed=seed, max_tokens=900, logit_bias={0: -100.0, 2: -100.0, 4: -100.0})
+            for seed in (1, 2)
+        ]
+        company = [iter(stream) for stream in streams]
+        for chunks in company:
+            next(chunks)
+        assert _streamed(model, options, (0, 9), models) == whole
+        assert models.workers()[0].restarts == 2
+        assert model.stats().running == len(company)
+
+
 def test_a_resumed_reply_counts_its_tokens_once() -> None:
     """Those before the crash among them."""
     with nothing_left(), ModelManager(on_crash="resume") as models:
