@@ -41,11 +41,12 @@ def at_once(work: Callable[[], None]) -> Callable[[], None]:
     return lambda: None
 
 
-def start(can_cut: bool = True) -> tuple[CellTable, ToyContext, Growth]:
+def start(can_cut: bool = True, now: Callable[[], float] = lambda: 0.0) -> tuple[CellTable, ToyContext, Growth]:
     """Return a context with its account, and its growth to the double."""
     model = ToyModel(can_cut=can_cut)
     opening = Opening(model, 400, 10, at_once)
-    return CellTable(200, 10), ToyContext(200, 10, can_cut=can_cut), Growth(opening, can_cut=can_cut, part_tokens=8)
+    growth = Growth(opening, can_cut=can_cut, part_tokens=8, now=now)
+    return CellTable(200, 10), ToyContext(200, 10, can_cut=can_cut), growth
 
 
 def check(table: CellTable, grown: object) -> None:
@@ -66,7 +67,7 @@ def test_eight_chats_that_share_their_beginning_take_as_many_cells_after_a_growt
     assert used == 60 + 7 * 2
     grown = None
     while grown is None:
-        grown = growth.step(old, table, 16)
+        grown = growth.step(old, table, 0.0)
     check(table, grown)
     assert table.used == used
 
@@ -75,36 +76,83 @@ def test_sequences_go_on_end_and_begin_while_they_are_carried_over() -> None:
     """What changed meanwhile is what the new context holds."""
     table, old, growth = start()
     first, second = fill(table, old, list(range(1, 50))), fill(table, old, list(range(50, 95)))
-    assert growth.step(old, table, 60) is None
+    assert growth.step(old, table, 0.0) is None
     extend(table, old, first, [3, 4])
     table.cut(second, 5)
     old.cut(second.seq_id, 5)
     extend(table, old, second, [8, 8, 8])
     third = fork(table, old, first, 40)
-    assert growth.step(old, table, 1) is None
+    assert growth.step(old, table, 0.0) is None
     table.cut(first, 0)
     old.cut(first.seq_id, 0)
     table.give_back(first)
     extend(table, old, third, list(range(20)))
     grown = None
     while grown is None:
-        grown = growth.step(old, table, 8)
+        grown = growth.step(old, table, 0.0)
     check(table, grown)
 
 
+def test_what_there_is_time_for_is_carried_over_in_one_step() -> None:
+    """All of it, if slices cost nothing."""
+    table, old, growth = start()
+    fill(table, old, list(range(1, 50)))
+    check(table, growth.step(old, table, 1.0))
+
+
+class SlowContext(ToyContext):
+    """Takes a tenth of a second to save a token."""
+
+    now_s = 0.0
+
+    def save(self, seq_id: int, start: int, stop: int) -> bytes:
+        """Save, after some time."""
+        self.now_s += 0.1 * (stop - start)
+        return super().save(seq_id, start, stop)
+
+
+def slow(n_tokens: int, part_tokens: int) -> tuple[CellTable, SlowContext, Held, Growth]:
+    """Return a slow context, its account, a sequence in it, and its growth."""
+    table, old = CellTable(400, 10), SlowContext(400, 10)
+    opening = Opening(ToyModel(), 800, 10, at_once)
+    growth = Growth(opening, can_cut=True, part_tokens=part_tokens, now=lambda: old.now_s)
+    return table, old, fill(table, old, [1] * n_tokens), growth
+
+
+def test_a_step_copies_for_as_long_as_it_may() -> None:
+    """It ends with the slice in which its time is up."""
+    table, old, _, growth = slow(390, 128)
+    assert growth.step(old, table, 4.0) is None
+    assert old.now_s == pytest.approx(4.8)
+
+
+def test_what_is_added_meanwhile_is_caught_up_with() -> None:
+    """Twice of it is copied in each step, whatever time that takes."""
+    table, old, held, growth = slow(100, 8)
+    assert growth.step(old, table, 0.0) is None
+    steps = 0
+    grown = None
+    while grown is None:
+        extend(table, old, held, [2] * 12)
+        grown = growth.step(old, table, 0.0)
+        steps += 1
+    check(table, grown)
+    assert steps <= 8
+
+
 def test_sequences_that_cannot_be_cut_are_carried_over_in_one_step() -> None:
-    """Whatever the allowance."""
+    """Whatever the time."""
     table, old, growth = start(can_cut=False)
     fill(table, old, list(range(1, 50)))
     fill(table, old, list(range(50, 95)))
-    check(table, growth.step(old, table, 1))
+    check(table, growth.step(old, table, 0.0))
 
 
 def test_a_growth_that_is_given_up_frees_the_larger_context() -> None:
     """Also when it is half filled."""
     table, old, growth = start()
     fill(table, old, list(range(1, 50)))
-    assert growth.step(old, table, 8) is None
+    assert growth.step(old, table, 0.0) is None
     growth.abandon()
     assert not growth.under_way
 
@@ -118,4 +166,4 @@ def test_a_growth_for_which_there_is_no_memory_says_so() -> None:
 
     opening = Opening(NoMemory(), 400, 10, at_once)
     with pytest.raises(MemoryError, match="none left"):
-        Growth(opening, can_cut=True, part_tokens=8).step(ToyContext(1, 1), CellTable(1, 1), 8)
+        Growth(opening, can_cut=True, part_tokens=8, now=lambda: 0.0).step(ToyContext(1, 1), CellTable(1, 1), 0.0)

@@ -125,7 +125,8 @@ class Schedules(RuleBasedStateMachine):
         self.lane.sweep()
         if self.lane.busy:
             try:
-                if not self.lane.step():
+                worked = self.lane.step()
+                if not self.lane.clear_out() and not worked:
                     assert self.aside, "nothing is done and nothing is waited for"
                     self.finish_aside()
             except DecodeError:

@@ -13,12 +13,12 @@ IDLE_CHUNK = 64
 FIRST_CHUNK = 64
 """Prompt tokens in a step while the rate is unknown: a guess, corrected after one step."""
 
-MIN_MOVED = 256
-"""Tokens moved between the KV cache and host memory in a step at least; more than a step adds, so that moves end."""
+MIN_LOADED = 256
+"""Tokens brought back from host memory in a step at least: a guess, a quarter of a millisecond in most cases."""
 
 _MOVE_SHARE = 0.125
 """Part of a step's time for each kind of move while a reply is streaming: a guess; a step may restore a chat, store
-another, and read on."""
+another, carry a third over to a larger context, and read on."""
 
 _IDLE_MOVE_SHARE = 0.5
 """The same while nobody streams: then nothing is read before idle chats have left."""
@@ -46,14 +46,17 @@ class Budget(Protocol):
     def prefill_tokens(self, decoding: int) -> int:
         """Return how many prompt tokens the next step may hold beside `decoding` streaming sequences."""
 
-    def moved_tokens(self, decoding: int) -> int:
-        """Return how many tokens the next step may move to host memory, and how many from there."""
+    def moving_s(self, decoding: int) -> float:
+        """Return the seconds that the next step may spend on each kind of move."""
+
+    def loaded_tokens(self, decoding: int) -> int:
+        """Return how many tokens the next step may bring back from host memory."""
 
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
         """Learn from a batch of `prefilled` prompt tokens and `decoding` streaming sequences."""
 
-    def observe_moved(self, tokens: int, elapsed_s: float) -> None:
-        """Learn from moving so many tokens."""
+    def observe_loaded(self, tokens: int, elapsed_s: float) -> None:
+        """Learn from bringing so many tokens back from host memory."""
 
 
 class FixedBudget:
@@ -70,14 +73,18 @@ class FixedBudget:
         """Return the portion."""
         return self._portion
 
-    def moved_tokens(self, decoding: int) -> int:
+    def moving_s(self, decoding: int) -> float:
+        """Return no time: the least there is, in each step."""
+        return 0.0
+
+    def loaded_tokens(self, decoding: int) -> int:
         """Return the least there is."""
-        return MIN_MOVED
+        return MIN_LOADED
 
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
         """Learn nothing."""
 
-    def observe_moved(self, tokens: int, elapsed_s: float) -> None:
+    def observe_loaded(self, tokens: int, elapsed_s: float) -> None:
         """Learn nothing."""
 
 
@@ -98,7 +105,7 @@ class StepBudget:
         self._most = most
         self._decode_s = 0.0
         self._token_s = 0.0
-        self._moved_s = 0.0
+        self._loaded_s = 0.0
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -113,17 +120,18 @@ class StepBudget:
             return chunk_size(max(IDLE_CHUNK, self._idle_step_s / self._token_s), self._most)
         return chunk_size((self._step_s - self._decode_s) / self._token_s, self._most - decoding)
 
-    def moved_tokens(self, decoding: int) -> int:
-        """Return how many tokens the next step may move to host memory, and how many from there."""
-        if not self._moved_s:
-            return MIN_MOVED
-        spent_s = self._step_s * _MOVE_SHARE if decoding else self._idle_step_s * _IDLE_MOVE_SHARE
-        return max(MIN_MOVED, int(spent_s / self._moved_s))
+    def moving_s(self, decoding: int) -> float:
+        """Return the seconds that the next step may spend on each kind of move."""
+        return self._step_s * _MOVE_SHARE if decoding else self._idle_step_s * _IDLE_MOVE_SHARE
 
-    def observe_moved(self, tokens: int, elapsed_s: float) -> None:
-        """Learn from moving so many tokens."""
+    def loaded_tokens(self, decoding: int) -> int:
+        """Return how many tokens the next step may bring back from host memory."""
+        return max(MIN_LOADED, int(self.moving_s(decoding) / self._loaded_s)) if self._loaded_s else MIN_LOADED
+
+    def observe_loaded(self, tokens: int, elapsed_s: float) -> None:
+        """Learn from bringing so many tokens back from host memory."""
         if tokens:
-            self._moved_s = _mean(self._moved_s, elapsed_s / tokens)
+            self._loaded_s = _mean(self._loaded_s, elapsed_s / tokens)
 
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
         """Learn from a batch of `prefilled` prompt tokens and `decoding` streaming sequences."""

@@ -9,7 +9,7 @@ from array import array
 
 from localllm.engine.cells import CellTable, Held
 from localllm.engine.host_cache import BLOCK_TOKENS, Block, HostCache
-from localllm.engine.plan import Copy, Cut, Load, Move, Save
+from localllm.engine.plan import Copy, Cut, Load, Move
 from localllm.engine.prefix_cache import common_prefix, least_recently_used, longest_prefix
 
 WORTH_TOKENS = 32
@@ -42,7 +42,6 @@ class KvCache:
         self.host: HostCache = HostCache(0 if portion else host_bytes, block_tokens, whole=not can_cut)
         self.can_cut: bool = can_cut
         self.evictions: int = 0
-        self.moved: int = 0
         self.worth: int = worth_tokens
         self._portion = portion
         self._moves: list[Move] = []
@@ -52,12 +51,19 @@ class KvCache:
         """Sequences that nobody runs, the one used longest ago first."""
         return sorted((held for held in self.table.held.values() if not held.busy), key=lambda held: held.last_used)
 
-    def take_moves(self) -> tuple[tuple[Move, ...], int]:
-        """Return the moves since the last call, and how many tokens they take to host memory or back."""
-        moves, moved = tuple(self._moves), self.moved
+    @property
+    def leaving(self) -> list[Held]:
+        """Idle sequences that are on their way out, to host memory; where there is none of it they stay.
+
+        Attention looks at all cells up to the last one in use, so they cost every token that runs beside them.
+        """
+        return self.idle if self.host.limit_bytes else []
+
+    def take_moves(self) -> tuple[Move, ...]:
+        """Return the moves since the last call."""
+        moves = tuple(self._moves)
         self._moves.clear()
-        self.moved = 0
-        return moves, moved
+        return moves
 
     def forget(self) -> None:
         """The context is lost; host memory is not."""
@@ -139,27 +145,6 @@ class KvCache:
         """Put the positions from `start` to `stop` back; there must be room."""
         self.table.append(held, block.tokens[start - block.start : stop - block.start])
         self._moves.append(Load(block, held.seq_id, start, stop))
-        self.moved += stop - start
-
-    def stash(self, allowance: int) -> bool:
-        """Move idle sequences to host memory, `allowance` tokens in this step; whether all that are to go are gone.
-
-        Attention looks at all cells up to the last one in use, so idle sequences cost every token that runs beside
-        them. Those that no turn will follow are given up. Without host memory they stay.
-        """
-        for held in self.idle if self.host.limit_bytes else ():
-            if not held.goes_on:
-                self.evict(held)
-                continue
-            while (block := self.host.missing(held.tokens) if allowance > 0 else None) is not None:
-                self._moves.append(Save(held.seq_id, block))
-                self.moved += len(block.tokens)
-                allowance -= len(block.tokens)
-            if allowance <= 0:
-                return False
-            self.cut(held, 0)
-            self.table.give_back(held)
-        return True
 
     def release(self, held: Held, prompt_tokens: int) -> None:
         """A request has ended: what it computed stays as an idle sequence."""
@@ -179,6 +164,11 @@ class KvCache:
         if self.table.held.get(held.seq_id) is held:
             self.cut(held, 0)
             self.table.give_back(held)
+
+    def leave(self, held: Held) -> None:
+        """An idle sequence has been emptied, and what is worth it copied to host memory."""
+        self.evictions += not held.goes_on
+        self.table.give_back(held)
 
     def evict(self, held: Held) -> None:
         """Give an idle sequence up for good."""

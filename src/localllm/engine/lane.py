@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import assert_never
 
 from attrs import define
 
 from localllm.engine.budget import Budget
 from localllm.engine.growth import Growth
-from localllm.engine.model import DecodeError, TokenContext, TokenModel
+from localllm.engine.model import TokenContext, TokenModel
+from localllm.engine.moving import Mover
 from localllm.engine.opening import Aside, Opening
-from localllm.engine.plan import Copy, Cut, Load, Save, StepPlan
+from localllm.engine.plan import StepPlan
 from localllm.engine.request import Request
 from localllm.engine.scheduler import Scheduler
 from localllm.engine.sequence import Sequence
@@ -67,6 +67,7 @@ class Lane:
         self._budget = budget
         self._now = now
         self._aside = aside
+        self._mover = Mover(scheduler.cache, budget, now)
         self._speaker = Speaker(model, now, self.finish)
         self._jobs: deque[Job] = deque()
 
@@ -130,9 +131,21 @@ class Lane:
             self._growth = self._start_growth()
         if plan.works or plan.moves or grew or ended or worked:
             return True
-        if self._growth is None and self.scheduler.running:
+        if self._growth is None and self.scheduler.running and not self.scheduler.cache.leaving:
             raise RuntimeError("the scheduler has work and planned none of it")
         return False
+
+    def clear_out(self) -> bool:
+        """Have idle sequences leave for host memory, if anybody runs whom they would slow down; whether there were any.
+
+        Else they stay: the next turn finds its chat where it was.
+
+        Raises:
+            DecodeError: The context is broken.
+        """
+        return (
+            self.scheduler.busy and self._context is not None and self._mover.clear_out(self._context, self._moving_s)
+        )
 
     def open_now(self) -> None:
         """Make the first context before anything is asked.
@@ -167,12 +180,11 @@ class Lane:
         return True
 
     def _grow(self) -> bool:
-        """Carry a slice over to a larger context, if there is one; whether that was so."""
+        """Carry some slices over to a larger context, if there is one; whether that was so."""
         if self._growth is None:
             return False
-        streams = sum(sequence.decoding for sequence in self.scheduler.running)
         try:
-            larger = self._growth.step(self._open, self.scheduler.cache.table, self._budget.moved_tokens(streams))
+            larger = self._growth.step(self._open, self.scheduler.cache.table, self._moving_s)
         except MemoryError as exc:
             _log.warning("the context stays at %s tokens: %s", self.scheduler.cache.table.n_cells, exc)
             self.scheduler.cannot_grow()
@@ -186,13 +198,17 @@ class Lane:
             self._growth = None
         return self._growth is None or self._growth.under_way
 
+    @property
+    def _moving_s(self) -> float:
+        return self._budget.moving_s(sum(sequence.decoding for sequence in self.scheduler.running))
+
     def _start_growth(self) -> Growth | None:
         """Have a larger context made, if one is wanted."""
         table, wanted = self.scheduler.cache.table, self.scheduler.wanted_cells
         if wanted <= table.n_cells:
             return None
         opening = Opening(self._model, wanted, table.n_sequences, self._aside)
-        return Growth(opening, can_cut=self._model.can_cut, part_tokens=self._model.part_tokens)
+        return Growth(opening, can_cut=self._model.can_cut, part_tokens=self._model.part_tokens, now=self._now)
 
     @property
     def _open(self) -> TokenContext:
@@ -205,11 +221,9 @@ class Lane:
         start_s = self._now()
         for sequence in plan.sequences:
             self.requests[sequence].output.admitted(start_s)
-        self._move(context, plan)
-        if plan.moved:
-            moved_s = self._now()
-            self._budget.observe_moved(plan.moved, moved_s - start_s)
-            start_s = moved_s
+        if plan.moves:
+            self._mover.carry_out(context, plan.moves)
+            start_s = self._now()
         if not plan.works:
             return
         outputs = context.decode(plan.works)
@@ -298,28 +312,6 @@ class Lane:
             )
             self.finish(self.requests[sequence], "error", error)
         return len(sequences)
-
-    def _move(self, context: TokenContext, plan: StepPlan) -> None:
-        host = self.scheduler.cache.host
-        for move in plan.moves:
-            match move:
-                case Copy(source, target, length):
-                    context.copy(source, target, 0, length)
-                case Cut(seq_id, length):
-                    context.cut(seq_id, length)
-                case Save(seq_id, block):
-                    if not block.gone:
-                        host.saved(block, context.save(seq_id, block.start, block.stop))
-                case Load(block, seq_id, start, stop):
-                    if block.data is None:
-                        raise DecodeError("a block was to be loaded that was never saved")
-                    try:
-                        context.load(seq_id, block.data, start, stop)
-                    except DecodeError:
-                        host.discard(block)  # else it would break the next context, too
-                        raise
-                case _:
-                    assert_never(move)
 
     def _report_progress(self, plan: StepPlan) -> None:
         for sequence in plan.sequences:

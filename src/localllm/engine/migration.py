@@ -1,13 +1,14 @@
 """Carrying sequences over to a larger context, a slice in each step, while they go on in the old one. Pure.
 
 Each step compares what the new context holds with what the old one holds by now, takes back what is no longer so, and
-copies the next tokens. Cells that sequences share are copied once and shared again. It ends with a slice after which
-both hold the same; from the next batch on the new context is used.
+copies the next tokens, slice by slice, while the step has time. Cells that sequences share are copied once and shared
+again. It ends with a slice after which both hold the same; from the next batch on the new context is used.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from attrs import frozen
@@ -50,8 +51,8 @@ class Migration:
     """What the new context holds so far, and what is to be done next.
 
     Args:
-        can_cut: Whether sequences may be copied in parts; if not, all are copied in one step.
-        slice_tokens: Tokens that are copied at once.
+        can_cut: Whether sequences may be copied in parts; if not, all are copied at once.
+        slice_tokens: Tokens that are copied at once; up to twice as many where they are of two sequences.
     """
 
     def __init__(self, *, can_cut: bool, slice_tokens: int) -> None:
@@ -59,26 +60,29 @@ class Migration:
         self._slice = slice_tokens
         self._there: dict[int, array[int]] = {}  # the tokens of each sequence in the new context
 
-    def plan(self, table: CellTable, allowance: int) -> tuple[list[Action], bool]:
-        """Return what to do in this step, and whether both contexts hold the same after it.
+    def slices(self, table: CellTable) -> Iterator[tuple[list[Action], bool]]:
+        """Yield what to do next, a slice of tokens each, and whether more is to come; after all both hold the same.
+
+        May be left off after any slice; what changes meanwhile is seen by the next call.
 
         Args:
             table: The account of the old context, which agrees with it now.
-            allowance: Tokens to copy; a model whose sequences cannot be cut has all of them copied at once.
         """
         actions: list[Action] = list(self._take_back(table))
+        left = self._slice
         for held in table.held.values():
             self._share(table, held, actions)
             there = self._there.setdefault(held.seq_id, array("i"))
             while len(there) < len(held.tokens):
-                if self._can_cut and allowance <= 0:
-                    return actions, False
+                if self._can_cut and left <= 0:
+                    yield actions, True
+                    actions, left = [], self._slice
                 size = self._slice if self._can_cut else len(held.tokens)
                 part = held.tokens[len(there) : len(there) + size]
                 actions.append(Transfer(held.seq_id, len(there), len(there) + len(part)))
                 there.extend(part)
-                allowance -= len(part)
-        return actions, True
+                left -= len(part)
+        yield actions, False
 
     def _take_back(self, table: CellTable) -> list[Drop]:
         drops: list[Drop] = []

@@ -29,14 +29,6 @@ class Cut:
 
 
 @frozen
-class Save:
-    """Copy the cells of `seq_id` that `block` is for to host memory."""
-
-    seq_id: int
-    block: Block
-
-
-@frozen
 class Load:
     """Copy what was saved of the positions from `start` to `stop` to the end of `seq_id`."""
 
@@ -46,7 +38,7 @@ class Load:
     stop: int
 
 
-Move: TypeAlias = Copy | Cut | Save | Load
+Move: TypeAlias = Copy | Cut | Load
 
 
 @frozen
@@ -59,7 +51,6 @@ class StepPlan:
         sequences: Whose work each is.
         prefilled: Prompt tokens in the batch, and forced ones, which cost the same.
         decoding: Decoding sequences in the batch.
-        moved: Tokens that go to host memory or come back from it.
     """
 
     moves: tuple[Move, ...]
@@ -67,4 +58,3 @@ class StepPlan:
     sequences: tuple[Sequence, ...]
     prefilled: int
     decoding: int
-    moved: int

@@ -105,7 +105,10 @@ class Scheduler:
         for sequence in self.running:
             self._share(sequence)
         streams = sum(sequence.decoding for sequence in self.running)
-        if self._move(streams) or streams:
+        # What is computed before idle sequences have left takes cells behind theirs, and pays for the gap as long as it
+        # lives: attention looks at all cells up to the last one in use. So that waits, unless somebody streams.
+        if streams or not self.cache.leaving:
+            self._load(streams)
             for sequence, size in self._decodes():
                 self._add(sequence, size)
             for sequence, size in self._portions(len(self._works)):
@@ -113,8 +116,8 @@ class Scheduler:
         self._look_ahead()
         decoding = sum(sequence.computed > len(sequence.prompt) for sequence in self._works)
         prefilled = sum(len(work.tokens) for work in self._works.values()) - decoding
-        moves, moved = self.cache.take_moves()
-        plan = StepPlan(moves, tuple(self._works.values()), tuple(self._works), prefilled, decoding, moved)
+        works = tuple(self._works.values())
+        plan = StepPlan(self.cache.take_moves(), works, tuple(self._works), prefilled, decoding)
         self._works.clear()
         return plan
 
@@ -129,18 +132,9 @@ class Scheduler:
             sequence.computed = 0
             self.waiting.append(sequence)
 
-    def _move(self, streams: int) -> bool:
-        """Move idle sequences to host memory, then bring running ones back from there, oldest first.
-
-        Returns:
-            Whether all idle ones are gone. What is computed before takes cells behind theirs, and pays for the gap, as
-            attention looks at all cells up to the last one in use. So it is worth waiting for, unless somebody streams.
-        """
-        left = allowance = self.budget.moved_tokens(streams)
-        # Where nobody is busy there is only a job to be done, and nobody whom idle ones slow down.
-        alone = self.cache.stash(allowance) if self.busy else True
-        if not alone and not streams:
-            return False
+    def _load(self, streams: int) -> None:
+        """Bring running sequences back from host memory, oldest first."""
+        left = self.budget.loaded_tokens(streams)
         for sequence in list(self.running):
             held = sequence.held
             while sequence.loads and sequence.leader is None and left > 0 and held is not None:
@@ -151,7 +145,6 @@ class Scheduler:
                 del sequence.loads[0]
                 sequence.computed = stop
                 left -= stop - start
-        return alone
 
     def _decodes(self) -> list[tuple[Sequence, int]]:
         """Give each streaming sequence the token that it sampled last, and tokens forced after it, which cost the same

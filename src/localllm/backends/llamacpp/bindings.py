@@ -380,14 +380,14 @@ class NativeContext:
     def save(self, seq_id: int) -> bytes:
         """Return the content of a sequence's cells."""
         size = self._lib.llama_state_seq_get_size(self._handle, seq_id)
-        buffer = (ctypes.c_uint8 * size)()
-        written = self._lib.llama_state_seq_get_data(self._handle, buffer, size, seq_id)
-        return ctypes.string_at(buffer, written)
+        # Written before anybody sees it: a buffer to copy from would take as much new memory again, the dearest part.
+        data = bytes(size)
+        written = self._lib.llama_state_seq_get_data(self._handle, _address(data), size, seq_id)
+        return data if written == size else data[:written]
 
     def load(self, seq_id: int, data: bytes) -> None:
         """Give the empty `seq_id` cells with the content that `save` returned."""
-        pointer = ctypes.cast(ctypes.c_char_p(data), ctypes.POINTER(ctypes.c_uint8))
-        if not self._lib.llama_state_seq_set_data(self._handle, pointer, len(data), seq_id):
+        if not self._lib.llama_state_seq_set_data(self._handle, _address(data), len(data), seq_id):
             raise DecodeError(f"llama.cpp cannot load {len(data)} bytes into sequence {seq_id}")
 
     def close(self) -> None:
@@ -395,3 +395,7 @@ class NativeContext:
         if self._handle:
             self._lib.llama_free(self._handle)
             self._handle = None
+
+
+def _address(data: bytes) -> ctypes._Pointer[ctypes.c_uint8]:
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.POINTER(ctypes.c_uint8))

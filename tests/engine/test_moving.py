@@ -1,0 +1,101 @@
+"""Idle sequences leave for host memory by the clock, and whatever there is room for stays findable."""
+
+from __future__ import annotations
+
+import pytest
+
+from localllm.engine.budget import FixedBudget
+from localllm.engine.cells import CellTable, Held
+from localllm.engine.kv_cache import KvCache
+from localllm.engine.model import DecodeError
+from localllm.engine.moving import Mover
+from localllm.engine.plan import Load
+
+from .toy import ToyContext
+
+
+class SlowContext(ToyContext):
+    """Takes a second to save a token."""
+
+    now_s = 0.0
+
+    def save(self, seq_id: int, start: int, stop: int) -> bytes:
+        """Save, after some time."""
+        self.now_s += stop - start
+        return super().save(seq_id, start, stop)
+
+
+class FullContext(ToyContext):
+    """Has no room for what was saved."""
+
+    def load(self, seq_id: int, data: bytes, start: int, stop: int) -> None:
+        """Refuse."""
+        raise DecodeError("no room")
+
+
+def make(host_bytes: int = 1 << 20) -> tuple[KvCache, SlowContext, Mover]:
+    """Return the account of a slow context, the context, and what moves its cells, in blocks of 8 tokens."""
+    cache, context = KvCache(CellTable(200, 10), host_bytes=host_bytes, block_tokens=8), SlowContext(200, 10)
+    return cache, context, Mover(cache, FixedBudget(16), lambda: context.now_s)
+
+
+def idle(cache: KvCache, context: SlowContext, count: int, token: int = 1, *, goes_on: bool = True) -> Held:
+    """Return an idle sequence of so many tokens."""
+    held = cache.table.take()
+    cache.table.append(held, [token] * count)
+    context.cells += [(position, token, {held.seq_id}) for position in range(count)]
+    held.goes_on = goes_on
+    cache.release(held, count)
+    return held
+
+
+def test_blocks_leave_while_there_is_time_for_them() -> None:
+    """At least one in each step; when all are copied the sequence's cells and its id are free."""
+    cache, context, mover = make()
+    chats = [idle(cache, context, 20).tokens[:], idle(cache, context, 30, 2).tokens[:]]
+    spent = list[float]()
+    while cache.leaving:
+        start_s = context.now_s
+        assert mover.clear_out(context, 10.0)
+        spent.append(context.now_s - start_s)
+    assert spent == [16.0, 12.0, 16.0, 6.0]
+    assert not context.cells
+    assert not cache.table.held
+    assert cache.evictions == 0
+    assert [cache.host.find(tokens)[1] for tokens in chats] == [20, 30]
+    assert not mover.clear_out(context, 10.0)
+
+
+def test_what_no_turn_will_follow_is_given_up() -> None:
+    """Nothing of it is copied."""
+    cache, context, mover = make()
+    idle(cache, context, 20, goes_on=False)
+    assert mover.clear_out(context, 0.0)
+    assert (cache.evictions, len(cache.host), context.now_s) == (1, 0, 0.0)
+    assert not context.cells
+
+
+@pytest.mark.parametrize("host_bytes", [1, 50, 100])
+def test_a_chat_that_is_too_large_for_host_memory_leaves_all_the_same(host_bytes: int) -> None:
+    """In no more steps than it has blocks: nobody waits for what can never be copied."""
+    cache, context, mover = make(host_bytes)
+    tokens = idle(cache, context, 160).tokens[:]
+    steps = 0
+    while cache.leaving:
+        mover.clear_out(context, 0.0)
+        steps += 1
+        assert steps <= 20
+    assert cache.host.used_bytes <= host_bytes
+    assert cache.host.find(tokens)[1] < 160
+
+
+def test_a_block_that_does_not_fit_is_no_longer_there() -> None:
+    """Else it would break the next context, too."""
+    cache, context, mover = make()
+    tokens = idle(cache, context, 8).tokens[:]
+    mover.clear_out(context, 0.0)
+    (block,), found = cache.host.find(tokens)
+    assert found == 8
+    with pytest.raises(DecodeError, match="no room"):
+        mover.carry_out(FullContext(200, 10), [Load(block, 0, 0, 8)])
+    assert cache.host.find(tokens)[1] == 0
