@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.engine.budget import FIRST_CHUNK, IDLE_CHUNK, MIN_CHUNK, MIN_LOADED, StepBudget, chunk_size
+from localllm.engine.budget import FIRST_CHUNK, IDLE_CHUNK, MIN_CHUNK, StepBudget, chunk_size
 
 
 @given(st.floats(0, 1e9), st.integers(1, 4096))
@@ -52,16 +52,3 @@ def test_moves_take_a_small_part_of_a_step_beside_a_stream() -> None:
     budget = StepBudget(0.08, 0.25, 512)
     assert budget.moving_s(3) == pytest.approx(0.01)
     assert budget.moving_s(0) == pytest.approx(0.125)
-
-
-def test_as_much_is_brought_back_in_a_step_as_its_part_of_the_time_is_enough_for() -> None:
-    """And the least there is while nobody knows what that takes, or it takes long."""
-    budget = StepBudget(0.08, 0.25, 512)
-    assert budget.loaded_tokens(1) == MIN_LOADED
-    for _ in range(20):
-        budget.observe_loaded(1000, 0.005)
-        budget.observe_loaded(0, 0.0)
-    assert budget.loaded_tokens(1) == pytest.approx(2000, abs=1)
-    for _ in range(20):
-        budget.observe_loaded(100, 0.1)
-    assert budget.loaded_tokens(1) == MIN_LOADED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from localllm.engine.budget import FixedBudget
 from localllm.engine.cells import CellTable, Held
 from localllm.engine.kv_cache import KvCache
 from localllm.engine.model import DecodeError
@@ -15,7 +14,7 @@ from .toy import ToyContext
 
 
 class SlowContext(ToyContext):
-    """Takes a second to save a token."""
+    """Takes a second to save a token, and to load one."""
 
     now_s = 0.0
 
@@ -23,6 +22,11 @@ class SlowContext(ToyContext):
         """Save, after some time."""
         self.now_s += stop - start
         return super().save(seq_id, start, stop)
+
+    def load(self, seq_id: int, data: bytes, start: int, stop: int) -> None:
+        """Load, after some time."""
+        self.now_s += stop - start
+        super().load(seq_id, data, start, stop)
 
 
 class FullContext(ToyContext):
@@ -36,7 +40,7 @@ class FullContext(ToyContext):
 def make(host_bytes: int = 1 << 20) -> tuple[KvCache, SlowContext, Mover]:
     """Return the account of a slow context, the context, and what moves its cells, in blocks of 8 tokens."""
     cache, context = KvCache(CellTable(200, 10), host_bytes=host_bytes, block_tokens=8), SlowContext(200, 10)
-    return cache, context, Mover(cache, FixedBudget(16), lambda: context.now_s)
+    return cache, context, Mover(cache, lambda: context.now_s)
 
 
 def idle(cache: KvCache, context: SlowContext, count: int, token: int = 1, *, goes_on: bool = True) -> Held:
@@ -89,6 +93,28 @@ def test_a_chat_that_is_too_large_for_host_memory_leaves_all_the_same(host_bytes
     assert cache.host.find(tokens)[1] < 160
 
 
+def test_blocks_come_back_while_there_is_time_for_them() -> None:
+    """What must leave for them leaves first."""
+    cache, context, mover = make()
+    tokens = idle(cache, context, 40).tokens[:]
+    mover.clear_out(context, 100.0)
+    other = idle(cache, context, 160, 2)
+    held = cache.table.take()
+    loads = [Load(block, held.seq_id, block.start, block.stop) for block in cache.host.find(tokens)[0]]
+    cache.evict(other)
+
+    def next_load() -> Load | None:
+        return loads.pop(0) if loads else None
+
+    start_s = context.now_s
+    assert mover.bring_back(context, next_load, 10.0)
+    assert context.now_s - start_s == 16.0
+    assert len(context.cells) == 16
+    assert mover.bring_back(context, next_load, 100.0)
+    assert context.tokens_of(held.seq_id) == list(tokens)
+    assert not mover.bring_back(context, next_load, 100.0)
+
+
 def test_a_block_that_does_not_fit_is_no_longer_there() -> None:
     """Else it would break the next context, too."""
     cache, context, mover = make()
@@ -97,5 +123,5 @@ def test_a_block_that_does_not_fit_is_no_longer_there() -> None:
     (block,), found = cache.host.find(tokens)
     assert found == 8
     with pytest.raises(DecodeError, match="no room"):
-        mover.carry_out(FullContext(200, 10), [Load(block, 0, 0, 8)])
+        mover.bring_back(FullContext(200, 10), lambda: Load(block, 0, 0, 8), 0.0)
     assert cache.host.find(tokens)[1] == 0

@@ -126,7 +126,7 @@ class Schedules(RuleBasedStateMachine):
         if self.lane.busy:
             try:
                 worked = self.lane.step()
-                if not self.lane.clear_out() and not worked:
+                if not self.lane.move() and not worked:
                     assert self.aside, "nothing is done and nothing is waited for"
                     self.finish_aside()
             except DecodeError:

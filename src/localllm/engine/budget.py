@@ -13,9 +13,6 @@ IDLE_CHUNK = 64
 FIRST_CHUNK = 64
 """Prompt tokens in a step while the rate is unknown: a guess, corrected after one step."""
 
-MIN_LOADED = 256
-"""Tokens brought back from host memory in a step at least: a guess, a quarter of a millisecond in most cases."""
-
 _MOVE_SHARE = 0.125
 """Part of a step's time for each kind of move while a reply is streaming: a guess; a step may restore a chat, store
 another, carry a third over to a larger context, and read on."""
@@ -49,14 +46,8 @@ class Budget(Protocol):
     def moving_s(self, decoding: int) -> float:
         """Return the seconds that the next step may spend on each kind of move."""
 
-    def loaded_tokens(self, decoding: int) -> int:
-        """Return how many tokens the next step may bring back from host memory."""
-
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
         """Learn from a batch of `prefilled` prompt tokens and `decoding` streaming sequences."""
-
-    def observe_loaded(self, tokens: int, elapsed_s: float) -> None:
-        """Learn from bringing so many tokens back from host memory."""
 
 
 class FixedBudget:
@@ -77,14 +68,7 @@ class FixedBudget:
         """Return no time: the least there is, in each step."""
         return 0.0
 
-    def loaded_tokens(self, decoding: int) -> int:
-        """Return the least there is."""
-        return MIN_LOADED
-
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
-        """Learn nothing."""
-
-    def observe_loaded(self, tokens: int, elapsed_s: float) -> None:
         """Learn nothing."""
 
 
@@ -105,7 +89,6 @@ class StepBudget:
         self._most = most
         self._decode_s = 0.0
         self._token_s = 0.0
-        self._loaded_s = 0.0
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -123,15 +106,6 @@ class StepBudget:
     def moving_s(self, decoding: int) -> float:
         """Return the seconds that the next step may spend on each kind of move."""
         return self._step_s * _MOVE_SHARE if decoding else self._idle_step_s * _IDLE_MOVE_SHARE
-
-    def loaded_tokens(self, decoding: int) -> int:
-        """Return how many tokens the next step may bring back from host memory."""
-        return max(MIN_LOADED, int(self.moving_s(decoding) / self._loaded_s)) if self._loaded_s else MIN_LOADED
-
-    def observe_loaded(self, tokens: int, elapsed_s: float) -> None:
-        """Learn from bringing so many tokens back from host memory."""
-        if tokens:
-            self._loaded_s = _mean(self._loaded_s, elapsed_s / tokens)
 
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
         """Learn from a batch of `prefilled` prompt tokens and `decoding` streaming sequences."""

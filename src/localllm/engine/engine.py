@@ -275,7 +275,7 @@ class Engine:
             self.on_step()
             worked = lane.busy and lane.step()
             self.on_step()
-            return lane.clear_out() or worked
+            return lane.move() or worked
         except Exception as exc:  # noqa: BLE001  # a broken context or a mistake of ours: the loop must live on
             _log.warning("the context failed and is rebuilt: %s", exc, exc_info=True)
             self._rebuild(lane, exc)

@@ -9,7 +9,7 @@ from array import array
 
 from localllm.engine.cells import CellTable, Held
 from localllm.engine.host_cache import BLOCK_TOKENS, Block, HostCache
-from localllm.engine.plan import Copy, Cut, Load, Move
+from localllm.engine.plan import Copy, Cut, Move
 from localllm.engine.prefix_cache import common_prefix, least_recently_used, longest_prefix
 
 WORTH_TOKENS = 32
@@ -140,11 +140,6 @@ class KvCache:
         self.cut(target, 0)
         self.table.copy(source, target, length)
         self._moves.append(Copy(source.seq_id, target.seq_id, length))
-
-    def load(self, block: Block, held: Held, start: int, stop: int) -> None:
-        """Put the positions from `start` to `stop` back; there must be room."""
-        self.table.append(held, block.tokens[start - block.start : stop - block.start])
-        self._moves.append(Load(block, held.seq_id, start, stop))
 
     def release(self, held: Held, prompt_tokens: int) -> None:
         """A request has ended: what it computed stays as an idle sequence."""

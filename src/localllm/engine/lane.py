@@ -11,7 +11,7 @@ from attrs import define
 from localllm.engine.budget import Budget
 from localllm.engine.growth import Growth
 from localllm.engine.model import TokenContext, TokenModel
-from localllm.engine.moving import Mover
+from localllm.engine.moving import Mover, carry_out
 from localllm.engine.opening import Aside, Opening
 from localllm.engine.plan import StepPlan
 from localllm.engine.request import Request
@@ -67,7 +67,7 @@ class Lane:
         self._budget = budget
         self._now = now
         self._aside = aside
-        self._mover = Mover(scheduler.cache, budget, now)
+        self._mover = Mover(scheduler.cache, now)
         self._speaker = Speaker(model, now, self.finish)
         self._jobs: deque[Job] = deque()
 
@@ -131,21 +131,24 @@ class Lane:
             self._growth = self._start_growth()
         if plan.works or plan.moves or grew or ended or worked:
             return True
-        if self._growth is None and self.scheduler.running and not self.scheduler.cache.leaving:
+        if self._growth is None and self.scheduler.running and not self.scheduler.moves:
             raise RuntimeError("the scheduler has work and planned none of it")
         return False
 
-    def clear_out(self) -> bool:
-        """Have idle sequences leave for host memory, if anybody runs whom they would slow down; whether there were any.
+    def move(self) -> bool:
+        """Have idle sequences leave for host memory, and others come back from there; whether there were any.
 
-        Else they stay: the next turn finds its chat where it was.
+        Only while anybody runs, whom idle ones slow down; else the next turn finds its chat where it was.
 
         Raises:
             DecodeError: The context is broken.
         """
-        return (
-            self.scheduler.busy and self._context is not None and self._mover.clear_out(self._context, self._moving_s)
-        )
+        if self._context is None or not self.scheduler.busy or not self.scheduler.moves:
+            return False
+        cleared = self._mover.clear_out(self._context, self._moving_s)
+        if self.scheduler.clears:
+            return True
+        return self._mover.bring_back(self._context, self.scheduler.next_load, self._moving_s) or cleared
 
     def open_now(self) -> None:
         """Make the first context before anything is asked.
@@ -200,7 +203,7 @@ class Lane:
 
     @property
     def _moving_s(self) -> float:
-        return self._budget.moving_s(sum(sequence.decoding for sequence in self.scheduler.running))
+        return self._budget.moving_s(self.scheduler.streams)
 
     def _start_growth(self) -> Growth | None:
         """Have a larger context made, if one is wanted."""
@@ -222,7 +225,7 @@ class Lane:
         for sequence in plan.sequences:
             self.requests[sequence].output.admitted(start_s)
         if plan.moves:
-            self._mover.carry_out(context, plan.moves)
+            carry_out(context, plan.moves)
             start_s = self._now()
         if not plan.works:
             return

@@ -1,72 +1,56 @@
-"""Carrying out changes of the KV cache: those that a step begins with, and the leaving of idle sequences."""
+"""Changes of the KV cache: those that a step begins with, and sequences on their way to host memory and back.
+
+What it costs to copy a block of cells is known afterwards only: a hundred times the usual where they lie scattered
+among those of others, and ten times where the process has to be given new memory. So it is done by the clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
-from localllm.engine.budget import Budget
 from localllm.engine.cells import Held
-from localllm.engine.host_cache import Block
 from localllm.engine.kv_cache import KvCache
 from localllm.engine.model import DecodeError, TokenContext
 from localllm.engine.plan import Copy, Cut, Load, Move
 
 
+def carry_out(context: TokenContext, moves: Iterable[Move]) -> None:
+    """Change a context as planned, in order; its account has it already."""
+    for move in moves:
+        match move:
+            case Copy(source, target, length):
+                context.copy(source, target, 0, length)
+            case Cut(seq_id, length):
+                context.cut(seq_id, length)
+            case _:
+                assert_never(move)
+
+
 class Mover:
-    """Changes a context, and what there is beside it in host memory.
+    """Copies cells between a context and host memory, where both agree with the account.
 
     Args:
         cache: The account.
-        budget: Learns what it costs to bring cells back.
         now: The clock, in seconds.
     """
 
-    def __init__(self, cache: KvCache, budget: Budget, now: Callable[[], float]) -> None:
+    def __init__(self, cache: KvCache, now: Callable[[], float]) -> None:
         self._cache = cache
-        self._budget = budget
         self._now = now
-
-    def carry_out(self, context: TokenContext, moves: Sequence[Move]) -> None:
-        """Change the context as planned, in order; the account has it already.
-
-        Raises:
-            DecodeError: The context is broken.
-        """
-        loaded, loaded_s = 0, 0.0
-        for move in moves:
-            match move:
-                case Copy(source, target, length):
-                    context.copy(source, target, 0, length)
-                case Cut(seq_id, length):
-                    context.cut(seq_id, length)
-                case Load(block, seq_id, start, stop):
-                    start_s = self._now()
-                    self._load(context, block, seq_id, start, stop)
-                    loaded, loaded_s = loaded + stop - start, loaded_s + self._now() - start_s
-                case _:
-                    assert_never(move)
-        self._budget.observe_loaded(loaded, loaded_s)
-
-    def _load(self, context: TokenContext, block: Block, seq_id: int, start: int, stop: int) -> None:
-        if block.data is None:
-            raise DecodeError("a block was to be loaded that was never saved")
-        try:
-            context.load(seq_id, block.data, start, stop)
-        except DecodeError:
-            self._cache.host.discard(block)  # else it would break the next context, too
-            raise
 
     def clear_out(self, context: TokenContext, seconds: float) -> bool:
         """Copy idle sequences to host memory, block by block, and empty them; give up those that no turn will follow.
 
         Args:
-            context: The context, which agrees with its account now.
-            seconds: To be spent on it. What a block costs is known afterwards only: a hundred times the usual where its
-                cells lie scattered, or the process has to be given new memory.
+            context: The context.
+            seconds: To be spent on it; one block more at most.
 
         Returns:
             Whether there were any.
+
+        Raises:
+            DecodeError: The context is broken.
         """
         end_s = self._now() + seconds
         leaving = self._cache.leaving
@@ -87,3 +71,37 @@ class Mover:
             if self._now() >= end_s:
                 return False
         return True
+
+    def bring_back(self, context: TokenContext, next_load: Callable[[], Load | None], seconds: float) -> bool:
+        """Bring blocks back from host memory.
+
+        Args:
+            context: The context.
+            next_load: Says what is next.
+            seconds: To be spent on it; one block more at most.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            DecodeError: The context is broken.
+        """
+        end_s = self._now() + seconds
+        brought = False
+        while (load := next_load()) is not None:
+            carry_out(context, self._cache.take_moves())
+            self._load(context, load)
+            brought = True
+            if self._now() >= end_s:
+                break
+        carry_out(context, self._cache.take_moves())  # there may be no room for what is next even so
+        return brought
+
+    def _load(self, context: TokenContext, load: Load) -> None:
+        if load.block.data is None:
+            raise DecodeError("a block was to be loaded that was never saved")
+        try:
+            context.load(load.seq_id, load.block.data, load.start, load.stop)
+        except DecodeError:
+            self._cache.host.discard(load.block)  # else it would break the next context, too
+            raise

@@ -38,7 +38,7 @@ class Load:
     stop: int
 
 
-Move: TypeAlias = Copy | Cut | Load
+Move: TypeAlias = Copy | Cut
 
 
 @frozen

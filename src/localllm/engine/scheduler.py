@@ -17,7 +17,7 @@ from localllm.engine.budget import Budget
 from localllm.engine.cells import Held
 from localllm.engine.kv_cache import KvCache
 from localllm.engine.model import Work
-from localllm.engine.plan import StepPlan
+from localllm.engine.plan import Load, StepPlan
 from localllm.engine.prefix_cache import common_prefix
 from localllm.engine.sequence import Sequence
 
@@ -58,6 +58,25 @@ class Scheduler:
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self.waiting or self.running)
+
+    @property
+    def streams(self) -> int:
+        """How many requests stream."""
+        return sum(sequence.decoding for sequence in self.running)
+
+    @property
+    def clears(self) -> bool:
+        """Whether everything waits for idle sequences to leave, as it does unless somebody streams.
+
+        What is computed or brought back before takes cells behind theirs, and pays for the gap for as long as it lives:
+        attention looks at all cells up to the last one in use.
+        """
+        return bool(self.cache.leaving) and not self.streams
+
+    @property
+    def moves(self) -> bool:
+        """Whether sequences are on their way to host memory or back."""
+        return bool(self.cache.leaving) or any(sequence.loads for sequence in self.running)
 
     def submit(self, sequence: Sequence) -> None:
         """Put a request at the end of the queue; those in the background stay behind everybody else."""
@@ -104,11 +123,7 @@ class Scheduler:
             self.waiting.popleft()
         for sequence in self.running:
             self._share(sequence)
-        streams = sum(sequence.decoding for sequence in self.running)
-        # What is computed before idle sequences have left takes cells behind theirs, and pays for the gap as long as it
-        # lives: attention looks at all cells up to the last one in use. So that waits, unless somebody streams.
-        if streams or not self.cache.leaving:
-            self._load(streams)
+        if not self.clears:
             for sequence, size in self._decodes():
                 self._add(sequence, size)
             for sequence, size in self._portions(len(self._works)):
@@ -132,19 +147,22 @@ class Scheduler:
             sequence.computed = 0
             self.waiting.append(sequence)
 
-    def _load(self, streams: int) -> None:
-        """Bring running sequences back from host memory, oldest first."""
-        left = self.budget.loaded_tokens(streams)
+    def next_load(self) -> Load | None:
+        """Return what to bring back next from host memory, the oldest request's first; the account has it already.
+
+        There is room for it once the cache's moves are made. None if there is nothing, or no room.
+        """
         for sequence in list(self.running):
             held = sequence.held
-            while sequence.loads and sequence.leader is None and left > 0 and held is not None:
-                block, start, stop = sequence.loads[0]
-                if sequence not in self.running or not self._make_room(stop - start, sequence):
-                    break
-                self.cache.load(block, held, start, stop)
+            if not sequence.loads or sequence.leader is not None or held is None or sequence not in self.running:
+                continue
+            block, start, stop = sequence.loads[0]
+            if self._make_room(stop - start, sequence):
+                self.cache.table.append(held, block.tokens[start - block.start : stop - block.start])
                 del sequence.loads[0]
                 sequence.computed = stop
-                left -= stop - start
+                return Load(block, held.seq_id, start, stop)
+        return None
 
     def _decodes(self) -> list[tuple[Sequence, int]]:
         """Give each streaming sequence the token that it sampled last, and tokens forced after it, which cost the same
