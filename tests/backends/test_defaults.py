@@ -28,14 +28,14 @@ def test_an_empty_config_resolves_to_the_measured_defaults() -> None:
         n_ctx=8192,
         n_parallel=8,
         n_sequences=12,
-        n_batch=128,
+        n_batch=136,
         step_s=0.08,
         idle_step_s=0.25,
         cache_ram_bytes=512 << 20,
         first_cells=1024,
     )
     assert compute_for(ModelConfig(), LAPTOP, limits) == Compute(
-        threads=4, n_batch=128, n_outputs=8, kv_type="f16", flash_attention=False
+        threads=4, n_batch=136, n_outputs=8, kv_type="f16", flash_attention=False
     )
 
 
