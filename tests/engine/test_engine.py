@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Sequence
+from queue import SimpleQueue
 
 import pytest
 from attrs import evolve
 
 from localllm.engine.engine import Engine, EngineLimits
 from localllm.engine.model import Work
+from localllm.engine.state import StateImport
 from localllm.errors import BackendError, ClosedError
 from localllm.options import RequestOptions
 from localllm.types import BackendEvent, GenerationEnded, PromptProgress, TextDelta
@@ -317,6 +320,20 @@ def test_where_there_is_no_memory_to_grow_small_requests_are_served_and_a_large_
     for sink in small:
         sink.end()
         assert sink.tokens == solo(TALKATIVE, 20)
+    engine.close()
+
+
+def test_a_restored_chat_that_there_is_no_room_for_ends_with_an_error() -> None:
+    """It alone is in the queue, so that nothing but its own end can go on."""
+    engine = Engine(SmallModel(can_cut=False), evolve(LIMITS, first_cells=32, cache_ram_bytes=10_000), "toy")
+    large, restored = Sink(), Sink()
+    engine.submit([3] * 100, RequestOptions.of({"max_tokens": 5}), large)
+    assert large.end().error is not None
+    adopted = SimpleQueue[int]()
+    engine.post(StateImport(array("i", [3] * 60), [(0, 60, bytes([0, *[3] * 60]))], adopted.put))
+    assert adopted.get(timeout=10) == 1
+    engine.submit([3] * 60 + [4], RequestOptions.of({"max_tokens": 5}), restored)
+    assert "no memory for a context of more than 32 tokens" in str(restored.end().error)
     engine.close()
 
 

@@ -37,13 +37,21 @@ class FullContext(ToyContext):
         raise DecodeError("no room")
 
 
+class PoorContext(ToyContext):
+    """Has no memory for a copy."""
+
+    def save(self, seq_id: int, start: int, stop: int) -> bytes:
+        """Refuse."""
+        raise MemoryError("none left")
+
+
 def make(host_bytes: int = 1 << 20) -> tuple[KvCache, SlowContext, Mover]:
     """Return the account of a slow context, the context, and what moves its cells, in blocks of 8 tokens."""
     cache, context = KvCache(CellTable(200, 10), host_bytes=host_bytes, block_tokens=8), SlowContext(200, 10)
     return cache, context, Mover(cache, lambda: context.now_s)
 
 
-def idle(cache: KvCache, context: SlowContext, count: int, token: int = 1, *, goes_on: bool = True) -> Held:
+def idle(cache: KvCache, context: ToyContext, count: int, token: int = 1, *, goes_on: bool = True) -> Held:
     """Return an idle sequence of so many tokens."""
     held = cache.table.take()
     cache.table.append(held, [token] * count)
@@ -91,6 +99,17 @@ def test_a_chat_that_is_too_large_for_host_memory_leaves_all_the_same(host_bytes
         assert steps <= 20
     assert cache.host.used_bytes <= host_bytes
     assert cache.host.find(tokens)[1] < 160
+
+
+def test_a_chat_for_whose_copy_there_is_no_memory_leaves_without_it() -> None:
+    """The copy would spare reading it again; nobody is to fail for want of it."""
+    cache, _, mover = make()
+    context = PoorContext(200, 10)
+    idle(cache, context, 20)
+    assert mover.clear_out(context, 1.0)
+    assert not context.cells
+    assert not cache.table.held
+    assert len(cache.host) == 0
 
 
 def test_blocks_come_back_while_there_is_time_for_them() -> None:

@@ -245,3 +245,14 @@ def test_deterministic_prompts_are_read_and_reused_in_whole_portions_only() -> N
     plan = scheduler.plan()
     assert second.cached == 32
     assert plan.works[0].start == 32
+
+
+def test_a_request_that_ends_is_no_longer_one_without_room() -> None:
+    """Cancelled before it was told so, it must not be ended a second time."""
+    scheduler = make()
+    sequence = request(1, 2, 3)
+    scheduler.submit(sequence)
+    run(scheduler)
+    scheduler.unservable.append(sequence)
+    scheduler.finish(sequence)
+    assert not scheduler.unservable

@@ -125,8 +125,7 @@ class Schedules(RuleBasedStateMachine):
         self.lane.sweep()
         if self.lane.busy:
             try:
-                worked = self.lane.step()
-                if not self.lane.move() and not worked:
+                if not self.lane.move(self.lane.step()):
                     assert self.aside, "nothing is done and nothing is waited for"
                     self.finish_aside()
             except DecodeError:

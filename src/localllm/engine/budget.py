@@ -55,18 +55,20 @@ class FixedBudget:
 
     Args:
         portion: Prompt tokens in a step.
+        moving_s: Seconds of a step for each kind of move; 0 for the least there is.
     """
 
-    def __init__(self, portion: int) -> None:
+    def __init__(self, portion: int, *, moving_s: float = 0.0) -> None:
         self._portion = portion
+        self._moving_s = moving_s
 
     def prefill_tokens(self, decoding: int) -> int:
         """Return the portion."""
         return self._portion
 
     def moving_s(self, decoding: int) -> float:
-        """Return no time: the least there is, in each step."""
-        return 0.0
+        """Return always the same."""
+        return self._moving_s
 
     def observe(self, prefilled: int, decoding: int, elapsed_s: float) -> None:
         """Learn nothing."""

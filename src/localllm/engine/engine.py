@@ -275,7 +275,7 @@ class Engine:
             self.on_step()
             worked = lane.busy and lane.step()
             self.on_step()
-            return lane.move() or worked
+            return lane.move(worked)
         except Exception as exc:  # noqa: BLE001  # a broken context or a mistake of ours: the loop must live on
             _log.warning("the context failed and is rebuilt: %s", exc, exc_info=True)
             self._rebuild(lane, exc)
@@ -336,7 +336,7 @@ class Engine:
     def _make_deterministic(self) -> Lane:
         """A context for one sequence at a time: what a batch and the cells hold depends on this request alone."""
         limits = self.limits
-        budget = FixedBudget(DETERMINISTIC_PORTION)
+        budget = FixedBudget(DETERMINISTIC_PORTION, moving_s=self._budget.moving_s(1))
         cache = KvCache(
             CellTable(min(limits.first_cells, limits.n_ctx), 1),
             can_cut=self._model.can_cut,

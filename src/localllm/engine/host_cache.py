@@ -119,8 +119,6 @@ class HostCache:
 
     def saved(self, block: Block, data: bytes) -> None:
         """Take a block's content, and give others up if they are too much together."""
-        if block.gone:
-            return
         block.data = data
         self.used_bytes += len(data)
         self.touch(block)
@@ -171,7 +169,9 @@ class HostCache:
             node = node.parent
 
     def discard(self, block: Block) -> None:
-        """Give a block up, and those after it."""
+        """Give a block up, and those after it; nothing if that was done."""
+        if block.gone:
+            return
         for child in list(block.children.values()):
             self.discard(child)
         block.gone = True

@@ -1,6 +1,7 @@
 """The KV cache as the scheduler uses it: prefixes found and shared, idle sequences moved away, cells freed.
 
-Changes are made to the account at once and collected as moves, which the engine carries out before the next batch.
+Changes are made to the account at once and collected as moves, which the engine carries out before the next batch; what
+is copied to host memory or back is accounted for as that is done.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class Lane:
         """Compute one batch and hand out what came of it.
 
         Returns:
-            Whether anything was done. If not, a context is being made, and there is nothing to do before it is ready.
+            Whether anything was done. If not, a context is being made, or all wait for what `move` does.
 
         Raises:
             DecodeError: The context is broken; see `drop_context`.
@@ -129,26 +129,34 @@ class Lane:
         ended = self._end_preloads() + self._end_unservable()
         if self._growth is None:
             self._growth = self._start_growth()
-        if plan.works or plan.moves or grew or ended or worked:
-            return True
-        if self._growth is None and self.scheduler.running and not self.scheduler.moves:
-            raise RuntimeError("the scheduler has work and planned none of it")
-        return False
+        return bool(plan.works or plan.moves or grew or ended or worked)
 
-    def move(self) -> bool:
-        """Have idle sequences leave for host memory, and others come back from there; whether there were any.
+    def move(self, worked: bool) -> bool:
+        """Have idle sequences leave for host memory, and others come back from there.
 
         Only while anybody runs, whom idle ones slow down; else the next turn finds its chat where it was.
+
+        Args:
+            worked: Whether the step before did anything.
+
+        Returns:
+            Whether anything was done, in that step or here.
 
         Raises:
             DecodeError: The context is broken.
         """
-        if self._context is None or not self.scheduler.busy or not self.scheduler.moves:
-            return False
-        cleared = self._mover.clear_out(self._context, self._moving_s)
-        if self.scheduler.clears:
-            return True
-        return self._mover.bring_back(self._context, self.scheduler.next_load, self._moving_s) or cleared
+        scheduler = self.scheduler
+        if self._context is None or not scheduler.busy:
+            return worked
+        if scheduler.moves:
+            worked = self._mover.clear_out(self._context, self._moving_s) or worked
+            if not scheduler.clears:
+                before = scheduler.preemptions
+                worked = self._mover.bring_back(self._context, scheduler.next_load, self._moving_s) or worked
+                worked = worked or scheduler.preemptions > before or bool(scheduler.unservable)
+        if not worked and self._growth is None and scheduler.running:
+            raise RuntimeError("the scheduler has work and planned none of it")
+        return worked
 
     def open_now(self) -> None:
         """Make the first context before anything is asked.
@@ -307,7 +315,6 @@ class Lane:
         if not self.scheduler.unservable:
             return 0
         sequences, n_cells = list(self.scheduler.unservable), self.scheduler.cache.table.n_cells
-        self.scheduler.unservable.clear()
         for sequence in sequences:
             error = BackendError(
                 f"there is no memory for a context of more than {n_cells} tokens, and this request has come to "

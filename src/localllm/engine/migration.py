@@ -1,4 +1,4 @@
-"""Carrying sequences over to a larger context, a slice in each step, while they go on in the old one. Pure.
+"""Carrying sequences over to a larger context, slice by slice, while they go on in the old one. Pure.
 
 Each step compares what the new context holds with what the old one holds by now, takes back what is no longer so, and
 copies the next tokens, slice by slice, while the step has time. Cells that sequences share are copied once and shared
@@ -83,6 +83,10 @@ class Migration:
                 there.extend(part)
                 left -= len(part)
         yield actions, False
+
+    def left(self, table: CellTable) -> int:
+        """Return how many tokens are to be copied at most; shared ones count for each who holds them."""
+        return sum(len(held.tokens) - len(self._there.get(held.seq_id, ())) for held in table.held.values())
 
     def _take_back(self, table: CellTable) -> list[Drop]:
         drops: list[Drop] = []

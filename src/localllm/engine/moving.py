@@ -44,7 +44,7 @@ class Mover:
 
         Args:
             context: The context.
-            seconds: To be spent on it; one block more at most.
+            seconds: To be spent on it; a block more at most, of each that there is no room for.
 
         Returns:
             Whether there were any.
@@ -65,7 +65,10 @@ class Mover:
         """Copy a sequence; False if the time is up before all of it is there that has room there."""
         host = self._cache.host
         while (block := host.missing(held.tokens)) is not None:
-            host.saved(block, context.save(held.seq_id, block.start, block.stop))
+            try:
+                host.saved(block, context.save(held.seq_id, block.start, block.stop))
+            except MemoryError:
+                host.discard(block)
             if block.gone:
                 break  # there is no room for it beside those before it, nor for those after it
             if self._now() >= end_s:

@@ -31,7 +31,7 @@ class Scheduler:
 
     Args:
         cache: The context's cells.
-        budget: Says how many prompt tokens a step may hold, and how many may be moved.
+        budget: Says how many prompt tokens a step may hold.
         n_parallel: Requests that run at once.
         ceiling: Cells up to which the context may grow; None for those it has.
         portion: Read prompts in portions of exactly so many tokens; 0 for as the budget says.
@@ -90,6 +90,8 @@ class Scheduler:
             sequence: The request.
             goes_on: Whether another turn may follow, so that it is worth a place in host memory later.
         """
+        if sequence in self.unservable:
+            self.unservable.remove(sequence)
         if sequence in self.running:
             if sequence.held is not None:
                 sequence.held.goes_on = goes_on
@@ -105,6 +107,7 @@ class Scheduler:
             sequence.computed = sequence.shared = 0
             self.waiting.appendleft(sequence)
         self.running.clear()
+        self.unservable.clear()
         self.cache.forget()
 
     def grown(self, n_cells: int) -> None:
@@ -278,7 +281,8 @@ class Scheduler:
             if idle:
                 self.cache.evict(idle[0])
             elif len(self.running) == 1:
-                self.unservable.append(sequence)  # it fits a context that there is no memory for
+                if sequence not in self.unservable:
+                    self.unservable.append(sequence)  # it fits a context that there is no memory for
                 return False
             else:
                 first = self._least()

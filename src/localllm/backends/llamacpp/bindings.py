@@ -378,12 +378,18 @@ class NativeContext:
             raise DecodeError(f"llama.cpp cannot cut sequence {seq_id} at {length}")
 
     def save(self, seq_id: int) -> bytes:
-        """Return the content of a sequence's cells."""
+        """Return the content of a sequence's cells.
+
+        Raises:
+            DecodeError: llama.cpp fails to copy them.
+        """
         size = self._lib.llama_state_seq_get_size(self._handle, seq_id)
-        # Written before anybody sees it: a buffer to copy from would take as much new memory again, the dearest part.
+        # CPython gives its address, and nobody sees it yet: a buffer to copy from would be as much new memory again.
         data = bytes(size)
         written = self._lib.llama_state_seq_get_data(self._handle, _address(data), size, seq_id)
-        return data if written == size else data[:written]
+        if written != size:
+            raise DecodeError(f"llama.cpp copied {written} bytes of the {size} of sequence {seq_id}")
+        return data
 
     def load(self, seq_id: int, data: bytes) -> None:
         """Give the empty `seq_id` cells with the content that `save` returned."""

@@ -19,7 +19,7 @@ from localllm.saved.state import StateBlock, StateHead, StateUse, append_state, 
 
 _PART_TOKENS = 128
 """Tokens asked for at once, for which the engine stops between two steps: some 2 ms of a model of 135M parameters, and
-some 50 where the cells of several chats lie mixed."""
+a hundred times as long where the cells of several chats lie mixed."""
 
 _PART_BLOCKS = 8
 

@@ -102,9 +102,10 @@ class LlamaContext:
         if not self._native.can_copy_parts:
             return self._native.save(seq_id)
         self._native.copy(seq_id, self._scratch, start, stop)
-        data = self._native.save(self._scratch)
-        self._native.cut(self._scratch, 0)
-        return data
+        try:
+            return self._native.save(self._scratch)
+        finally:
+            self._native.cut(self._scratch, 0)
 
     def load(self, seq_id: int, data: bytes, start: int, stop: int) -> None:
         """Put positions of what was saved at the end of a sequence; see `TokenContext.load`."""
