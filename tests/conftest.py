@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from localllm.backends.worker.process import SPINS
+from localllm.backends.openmp import SPINS
 
 # Fewer examples than hypothesis's 100 where a test says nothing: there are hundreds of such tests, and `make test` is
 # to stay a matter of minutes. They are the same at each run, so that what fails is what was changed; `make soak` looks

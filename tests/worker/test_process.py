@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localllm import ModelManager
-from localllm.backends.worker.process import SPINS
+from localllm.backends.openmp import SPINS
 from tests.worker import hostile
 from tests.worker.harness import ask, nothing_left
 

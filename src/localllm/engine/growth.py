@@ -15,7 +15,7 @@ SLICE_TOKENS = 16
 mixed in the cells, llama.cpp copies the values number by number (measured: 1.4 ms a token, 0.015 ms elsewhere)."""
 
 HURRY = 4
-"""How many times its usual part of a step a growth may take rather than that streams find no room before it ends."""
+"""How many times its usual part of a step a growth may take to catch up with what is added meanwhile."""
 
 
 class Growth:
@@ -47,7 +47,7 @@ class Growth:
         Args:
             old: The context in use.
             table: Its account, which agrees with it now.
-            seconds: To be spent on it; up to HURRY times as much where room for what is added runs out before the end.
+            seconds: To be spent on it; up to HURRY times as much to copy twice what was added since the step before.
 
         Raises:
             MemoryError: There is no memory for the larger context; the old one is as it was.
@@ -56,7 +56,8 @@ class Growth:
             if not self._opening.ready:
                 return None
             self._target, self._used = self._opening.take(), table.used
-        target, start_s, least = self._target, self._now(), self._least(table)
+        target, start_s, least = self._target, self._now(), 2 * (table.used - self._used)
+        self._used = table.used
         for actions, more in self._migration.slices(table):
             for action in actions:
                 least -= _carry(old, target, action)
@@ -65,12 +66,6 @@ class Growth:
                 return None
         self._target = None
         return target
-
-    def _least(self, table: CellTable) -> int:
-        """Return how many tokens to copy now, so that all are copied before cells run out at the present rate."""
-        added = max(table.used - self._used, 0)
-        self._used = table.used
-        return added + added * self._migration.left(table) // max(table.free, 1)
 
     def abandon(self) -> None:
         """Free what was made."""

@@ -84,10 +84,6 @@ class Migration:
                 left -= len(part)
         yield actions, False
 
-    def left(self, table: CellTable) -> int:
-        """Return how many tokens are to be copied at most; shared ones count for each who holds them."""
-        return sum(len(held.tokens) - len(self._there.get(held.seq_id, ())) for held in table.held.values())
-
     def _take_back(self, table: CellTable) -> list[Drop]:
         drops: list[Drop] = []
         for seq_id, there in list(self._there.items()):

@@ -19,6 +19,7 @@ from attrs import frozen
 
 from localllm.backends.llamacpp.native_log import route_native_logs
 from localllm.backends.llamacpp.rope import Rope
+from localllm.backends.openmp import spinning_less
 from localllm.engine.model import DecodeError, NoRoomError, Work
 from localllm.errors import BackendUnavailableError, LoadCancelledError, ModelLoadError
 
@@ -41,7 +42,8 @@ def library() -> ModuleType:
     global _library
     if _library is None:
         try:
-            from llama_cpp import llama_cpp
+            with spinning_less():
+                from llama_cpp import llama_cpp
         except (ImportError, OSError, RuntimeError) as exc:
             raise BackendUnavailableError(
                 'the llama.cpp backend needs llama-cpp-python: pip install "localllm[llama]" '

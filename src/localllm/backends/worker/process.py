@@ -16,19 +16,12 @@ from pathlib import Path
 
 from attrs import frozen
 
+from localllm.backends.openmp import spin_less
 from localllm.backends.worker.pipes import read_some
 from localllm.errors import WorkerStartError
 
 _log = logging.getLogger("localllm.worker")
 logging.getLogger("localllm").addHandler(logging.NullHandler())  # else `logging` prints warnings to the terminal
-
-SPINS = 3000
-"""How often one of llama.cpp's threads looks for the others at a barrier before it sleeps (GOMP_SPINCOUNT).
-
-libgomp's own choice, 300,000, burns the time that the late thread needs whenever another program runs: on two cores
-beside one busy process, streams stood still for up to seconds. This is as fast when nothing else runs, which 1,000 is
-not: 48 tok/s for 53. `python -m bench.spin` measures it.
-"""
 
 LAST_LINES = 20
 """Lines of the worker's stderr that an error shows."""
@@ -216,8 +209,7 @@ def python_path() -> str | None:
 def _command(interpreter: str | None) -> tuple[list[str], dict[str, str]]:
     """Return the command line and the environment of a worker."""
     environment = dict(os.environ)
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", str(SPINS))
+    spin_less(environment)
     if interpreter is None:
         if getattr(sys, "frozen", False):
             raise WorkerStartError(
