@@ -28,7 +28,7 @@ def settings() -> list[dict[str, Any]]:
     threads = sorted({1, cores, 2 * cores} - {cores})
     changes: list[dict[str, Any]] = [{}]
     changes += [{"threads": count} for count in threads]
-    changes += [{"n_batch": size} for size in (32, 64, 256, 512)]
+    changes += [{"n_batch": size} for size in (32, 64, 128, 256, 512)]
     changes += [{"flash_attention": True}, {"kv_type": "q8_0"}, {"kv_type": "f32"}]
     changes += [{"step_ms": step} for step in (40, 160)]
     return changes
