@@ -12,7 +12,7 @@ from localllm.backends.openmp import SPINS
 
 _LOAD = """
 import os
-from localllm.backends.llamacpp.bindings import library
+from localllm.backends.llamacpp.library import library
 library()
 print({name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ})
 """

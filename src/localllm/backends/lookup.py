@@ -146,7 +146,7 @@ def _unavailable(name: str, module_name: str, exc: Exception) -> BackendUnavaila
 def _llama_cpp() -> Backend:
     # Imported here: an application with a backend of its own need not have what this one needs.
     from localllm.backends.llamacpp import LlamaCppBackend
-    from localllm.backends.llamacpp.bindings import library
+    from localllm.backends.llamacpp.library import library
 
     library()  # where it is missing, that is said first: before what else may be missing, such as the model
     return LlamaCppBackend()

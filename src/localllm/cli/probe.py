@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 
-from localllm.backends.llamacpp.bindings import system_info
+from localllm.backends.llamacpp.library import system_info
 from localllm.errors import LocalLLMError, ModelNotFoundError
 from localllm.manager import ModelManager
 from localllm.session import ChatSession

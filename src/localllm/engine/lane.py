@@ -148,9 +148,9 @@ class Lane:
         scheduler = self.scheduler
         if self._context is None or not scheduler.busy:
             return worked
-        if scheduler.moves:
+        if scheduler.moving:
             worked = self._mover.clear_out(self._context, self._moving_s) or worked
-            if not scheduler.clears:
+            if not scheduler.clearing:
                 before = scheduler.preemptions
                 worked = self._mover.bring_back(self._context, scheduler.next_load, self._moving_s) or worked
                 worked = worked or scheduler.preemptions > before or bool(scheduler.unservable)

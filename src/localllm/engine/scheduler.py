@@ -65,7 +65,7 @@ class Scheduler:
         return sum(sequence.decoding for sequence in self.running)
 
     @property
-    def clears(self) -> bool:
+    def clearing(self) -> bool:
         """Whether everything waits for idle sequences to leave, as it does unless somebody streams.
 
         What is computed or brought back before takes cells behind theirs, and pays for the gap for as long as it lives:
@@ -74,7 +74,7 @@ class Scheduler:
         return bool(self.cache.leaving) and not self.streams
 
     @property
-    def moves(self) -> bool:
+    def moving(self) -> bool:
         """Whether sequences are on their way to host memory or back."""
         return bool(self.cache.leaving) or any(sequence.loads for sequence in self.running)
 
@@ -126,7 +126,7 @@ class Scheduler:
             self.waiting.popleft()
         for sequence in self.running:
             self._share(sequence)
-        if not self.clears:
+        if not self.clearing:
             for sequence, size in self._decodes():
                 self._add(sequence, size)
             for sequence, size in self._portions(len(self._works)):

@@ -22,10 +22,11 @@ from localllm.backends.base import (
     ProgressCallback,
     Sink,
 )
-from localllm.backends.llamacpp.bindings import NativeModel, library
+from localllm.backends.llamacpp.bindings import NativeModel
 from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
 from localllm.backends.llamacpp.grammars import Grammars
 from localllm.backends.llamacpp.hardware import Machine, free_bytes, physical_cores
+from localllm.backends.llamacpp.library import library
 from localllm.backends.llamacpp.preparation import Preparation, Prepared
 from localllm.backends.llamacpp.prompts import PromptCache, prompt_folder
 from localllm.backends.llamacpp.requests import RequestDesk

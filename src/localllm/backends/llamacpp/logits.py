@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from localllm.backends.llamacpp.bindings import library
+from localllm.backends.llamacpp.library import library
 
 if TYPE_CHECKING:
     import numpy as np

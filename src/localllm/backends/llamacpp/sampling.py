@@ -7,7 +7,8 @@ import random
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from localllm.backends.llamacpp.bindings import NativeModel, library
+from localllm.backends.llamacpp.bindings import NativeModel
+from localllm.backends.llamacpp.library import library
 from localllm.errors import InvalidOptionError
 from localllm.options import RequestOptions
 
