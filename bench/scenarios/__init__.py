@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bench.scenarios.base import Scenario
 from bench.scenarios.chats import concurrent, interleaved, second_turn, shared_burst, single, turns
-from bench.scenarios.costs import cancel, import_time, loop_lag, memory, overhead
+from bench.scenarios.costs import cancel, import_time, lookup, loop_lag, memory, overhead
 from bench.scenarios.schemas import schema, schemas
 from bench.scenarios.sessions import drops
 from bench.scenarios.starts import inspect, prompt_cache, restore
@@ -22,6 +22,7 @@ from bench.table import Bound, Measure
 __all__ = ["SCENARIOS", "Scenario"]
 
 PEERS = (LOCALLLM, LLAMA, XLLAMACPP)
+BELOW_1 = (Bound("<=", 1.0),)
 NO_LATER_THAN_PEERS = (Bound("<=", 1.0, LLAMA), Bound("<=", 1.0, XLLAMACPP))
 
 CHATS = (
@@ -205,6 +206,17 @@ BASICS = (
         ),
         systems=(LOCALLLM,),
         warm_up=False,  # it loads the model anew
+    ),
+    Scenario(
+        name="lookup",
+        run=lookup,
+        measures=(
+            Measure(
+                "alike", "a prompt looked up among 64 chats of 4,000 tokens that differ at their end", "ms", BELOW_1
+            ),
+            Measure("unlike", "the same, chats that differ from the first token on", "ms", BELOW_1),
+        ),
+        systems=(LOCALLLM,),
     ),
     Scenario(
         name="import",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 
 from attrs import define, field
@@ -19,6 +21,7 @@ from bench.table import Figures
 
 STREAMS = (1, 8, 32)
 STREAM_TOKENS = 64
+CHATS, CHAT_TOKENS = 64, 4000
 
 
 def memory(system: System, round_: int) -> Figures:
@@ -48,6 +51,37 @@ class _Meter:
             if pieces >= STREAM_TOKENS and self.start is not None and self.end is None:
                 self.end = self.read()
             return self.end is None
+
+
+def lookup(system: System, round_: int) -> Figures:
+    """A prompt is looked up among 64 chats of 4,000 tokens, in the context and in host memory."""
+    return {"alike": _lookup_s(3900) * 1000, "unlike": _lookup_s(0) * 1000}
+
+
+def _lookup_s(shared: int) -> float:
+    """Return the median time of looking up chats that begin with so many common tokens."""
+    from localllm.engine.cells import CellTable
+    from localllm.engine.kv_cache import KvCache
+
+    cache = KvCache(CellTable(CHATS * CHAT_TOKENS, CHATS), host_bytes=1 << 30)
+    chats = [
+        array("i", [*range(shared), *(shared + chat * CHAT_TOKENS + index for index in range(CHAT_TOKENS - shared))])
+        for chat in range(CHATS)
+    ]
+    for tokens in chats:
+        cache.table.append(cache.table.take(), tokens)
+        while (block := cache.host.missing(tokens)) is not None:
+            cache.host.saved(block, b"x")
+    times_s: list[float] = []
+    for tokens in chats:
+        prompt = tokens + array("i", [7] * 20)
+        start_s = time.perf_counter()
+        found = cache.best(prompt, len(prompt) - 1)
+        loads = cache.best_of_host(prompt, len(prompt) - 1, 0)
+        times_s.append(time.perf_counter() - start_s)
+        if found[1] != CHAT_TOKENS or loads[-1][2] != CHAT_TOKENS:
+            raise RuntimeError("a prompt's own chat was not found")
+    return statistics.median(times_s)
 
 
 def overhead(system: System, round_: int) -> Figures:
