@@ -13,6 +13,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
+# Without this some releases of GCC break llama.cpp's code for AMX (docs/architecture.md). Other compilers lack the flag.
+ifneq ($(shell grep -qs amx_int8 /proc/cpuinfo && $(CXX) --version 2>/dev/null | grep 'Free Software Foundation'),)
+export CXXFLAGS := $(CXXFLAGS) -fno-dse
+endif
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Timings are part of what some tests check, so nothing runs beside those, with -j neither.

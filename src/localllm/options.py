@@ -269,6 +269,8 @@ class ModelConfig:
         chat_template: A Jinja template to use in place of the model's own; "none" for raw text: the messages' contents
             one after the other, without any control token but the one that begins a text, if the model has one.
         mmap: Map the weights from the file, so that processes share them.
+        repack: Lay the weights out anew for the processor where llama.cpp has faster code for that, and it works: with
+            AMX twice as fast. They are memory of each process's own then. False leaves them as they are in the file.
         check_memory: Refuse to load what doesn't fit into the memory that is free, and choose a context window that
             does if `n_ctx` is None. The estimate is within some percent (docs/estimate.md).
         step_ms: Milliseconds that one step should take at most while a reply is streaming; smaller is smoother and
@@ -298,6 +300,7 @@ class ModelConfig:
     flash_attention: bool | None = field(default=None, validator=one_of(None, False, True))
     chat_template: str | None = field(default=None)
     mmap: bool = field(default=True, validator=one_of(False, True))
+    repack: bool = field(default=True, validator=one_of(False, True))
     check_memory: bool = field(default=True, validator=one_of(False, True))
     step_ms: float = field(default=80.0, validator=number(1, 60_000))
     idle_step_ms: float = field(default=250.0, validator=number(1, 60_000))

@@ -102,7 +102,7 @@ class Measured:
     def __init__(self, path: Path) -> None:
         self.header: GGUFHeader = check_file(path)
         with _listening() as log:
-            self._native = NativeModel(path)
+            self._native = NativeModel(path, repack=False)  # copies that take the place of pages are not reported twice
         self._weights = log.bytes_of("weights")
 
     def close(self) -> None:

@@ -51,6 +51,15 @@ def test_a_build_that_leaves_instructions_unused_is_told() -> None:
     assert "--no-cache-dir" in found.advice
 
 
+def test_amx_code_that_fails_is_told() -> None:
+    """It is not used, which halves the speed; the advice has the flag with which it works."""
+    amx = '{"step": "amx", "detail": "killed by SIGSEGV"}\n'
+    found = judge(machine("avx2"), ProbeResult(code=0, output=LIBRARY + amx + MODEL + REPLY))
+    assert found.works
+    assert "killed by SIGSEGV" in found.advice
+    assert "CXXFLAGS=-fno-dse pip install" in found.advice
+
+
 @pytest.mark.parametrize(
     ("result", "said"),
     [
@@ -87,16 +96,17 @@ def test_the_backend_of_this_installation_works() -> None:
 
 
 def test_the_probe_tells_each_step(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line for the library, for the model, and for the reply with its speed."""
+    """A line for the library, for its AMX code, for the model, and for the reply with its speed."""
     probe.main("smollm2-135m")
-    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == ["library", "model", "reply"]
+    steps = [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()]
+    assert steps == ["library", "amx", "model", "reply"]
 
 
 @pytest.mark.parametrize(("ref", "step"), [("nowhere.gguf", "missing"), (__file__, "error")])
 def test_the_probe_tells_what_stopped_it(capsys: pytest.CaptureFixture[str], ref: str, step: str) -> None:
     """A model that is not there, and one that is none, are told apart."""
     probe.main(ref)
-    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == ["library", step]
+    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == ["library", "amx", step]
 
 
 def test_the_report_has_every_figure_a_bug_report_needs() -> None:

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 
 from attrs import frozen
 
+from localllm.backends.llamacpp.repacking import can_repack
 from localllm.errors import InvalidModelFileError
 from localllm.models.checks import check_file
 from tests.models.mutations import Mutation
@@ -80,7 +81,7 @@ def run_native(files: Sequence[tuple[str, Path]]) -> tuple[list[str], list[str]]
     killers: list[str] = []
     rest = list(files)
     while rest:
-        command = [sys.executable, str(CHILD)]
+        command = [sys.executable, str(CHILD), str(int(can_repack()))]
         text = "\n".join(str(path) for _, path in rest)
         try:
             done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=BATCH_S, check=False)

@@ -1,9 +1,10 @@
 """A child process that loads and runs models with llama.cpp, so that its parent sees which of them kill it.
 
-    python native_child.py < paths
+    python native_child.py REPACK < paths
 
-For each path it writes the path's number before it begins with it, then loads the model, reads and writes text, and
-decodes some tokens, the special ones among them. What llama.cpp answers does not matter; that it answers does.
+REPACK is 1 where weights may be repacked for the processor, else 0. For each path it writes the path's number before it
+begins with it, then loads the model, reads and writes text, and decodes some tokens, the special ones among them. What
+llama.cpp answers does not matter; that it answers does.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def read_and_write(vocab: object, count: int) -> list[int]:
     return [*usable[-20:], 0, count - 1]
 
 
-def run(path: str, flash_attention: bool) -> str:
+def run(path: str, flash_attention: bool, repack: bool) -> str:
     """Load the model at `path` and decode with it; return how far it got."""
     params = lib.llama_model_default_params()
-    params.use_extra_bufts = False  # llama.cpp built for AMX by GCC dies in its first batch, whatever the file
+    params.use_extra_bufts = repack
     params.n_gpu_layers = 0
     model = lib.llama_model_load_from_file(path.encode(), params)
     if not model:
@@ -115,7 +116,7 @@ def main() -> None:
     lib.llama_log_set(silence, None)
     for number, line in enumerate(sys.stdin.read().splitlines()):
         print(number, flush=True)
-        print(run(line, flash_attention=number % 2 == 0), flush=True)
+        print(run(line, flash_attention=number % 2 == 0, repack=sys.argv[1] == "1"), flush=True)
 
 
 if __name__ == "__main__":

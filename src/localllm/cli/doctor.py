@@ -29,10 +29,11 @@ _PACKAGES = (
 _PROBE_TIMEOUT_S = 120.0
 _INSTALL = 'pip install "localllm[llama]"'
 _REBUILD = "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
+_REBUILD_FOR_AMX = f"CXXFLAGS=-fno-dse {_REBUILD}"  # some releases of GCC break its AMX code otherwise
 
 # What the processor calls it -> what llama.cpp calls it in its line about how it was built. Only what changes the speed
 # much: a build without one of these on a processor with it is worth compiling again.
-_BUILT_X86 = {"avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX512"}
+_BUILT_X86 = {"avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX512", "amx_int8": "AMX_INT8"}
 _BUILT_NAMES = {**_BUILT_X86, "asimd": "NEON", "asimddp": "DOTPROD"}
 
 
@@ -111,9 +112,7 @@ def judge(machine: Machine, result: ProbeResult) -> BackendFinding:
     if library is None:
         return _finding(False, f"the library does not load: {_cause(result)}", _REBUILD)
     if "reply" in steps:
-        slow = ", ".join(_unused(machine, library))
-        advice = f"built without {slow}, which this processor has; for more speed: {_REBUILD}" if slow else ""
-        return _finding(True, f"works: {steps['model']}, {steps['reply']} tokens/s", advice)
+        return _finding(True, f"works: {steps['model']}, {steps['reply']} tokens/s", _faster(machine, steps))
     if "missing" in steps:
         return _finding(True, "the library loads; there is no model to try", steps["missing"])
     cause = steps.get("error") or _cause(result)
@@ -149,6 +148,16 @@ def _cause(result: ProbeResult) -> str:
     name = signal.Signals(-result.code).name if -result.code in list(signal.Signals) else f"signal {-result.code}"
     why = " (it was built for another processor)" if name == "SIGILL" else ""
     return f"killed by {name}{why}{f': {last}' if last else ''}"
+
+
+def _faster(machine: Machine, steps: dict[str, str]) -> str:
+    """Return how llama.cpp could be made faster; empty if it uses what the processor has."""
+    slow = ", ".join(_unused(machine, steps["library"]))
+    if slow:
+        return f"built without {slow}, which this processor has; for more speed: {_REBUILD}"
+    if steps.get("amx"):
+        return f"its AMX code fails ({steps['amx']}) and is not used; for twice the speed: {_REBUILD_FOR_AMX}"
+    return ""
 
 
 def _unused(machine: Machine, library: str) -> list[str]:

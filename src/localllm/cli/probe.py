@@ -10,6 +10,7 @@ import json
 import sys
 
 from localllm.backends.llamacpp.library import system_info
+from localllm.backends.llamacpp.repacking import amx_failure
 from localllm.errors import LocalLLMError, ModelNotFoundError
 from localllm.manager import ModelManager
 from localllm.session import ChatSession
@@ -18,6 +19,7 @@ from localllm.session import ChatSession
 def main(ref: str) -> None:
     """Load the native library, then the model `ref`, then generate a few tokens; print a line after each."""
     _say("library", system_info())
+    _say("amx", amx_failure() or "")
     try:
         with ModelManager() as models:
             model = models.load(ref)

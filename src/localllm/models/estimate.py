@@ -80,8 +80,8 @@ class MemoryEstimate:
 
     Not counted: the interpreter and its libraries (some 40 MB in a worker process), idle chats in host memory (up to
     `ModelConfig.cache_ram_bytes`), and the context of its own that `deterministic=True` has. Where llama.cpp
-    repacks weights for the processor, it keeps a second copy of the matrices that it repacks. Layers on a GPU take
-    their share of these figures there.
+    repacks weights for the processor (`ModelConfig.repack`), copies take the place of the file's pages, some percent
+    larger. Layers on a GPU take their share of these figures there.
 
     Weights that are mapped from the file (`ModelConfig.mmap`) are pages of the file: processes that load the same file
     share them, and the system may drop and read them again.

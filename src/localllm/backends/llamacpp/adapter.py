@@ -27,6 +27,7 @@ from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
 from localllm.backends.llamacpp.grammars import Grammars
 from localllm.backends.llamacpp.hardware import Machine, free_bytes, physical_cores
 from localllm.backends.llamacpp.library import library
+from localllm.backends.llamacpp.mapped import let_go
 from localllm.backends.llamacpp.preparation import Preparation, Prepared
 from localllm.backends.llamacpp.prompts import PromptCache, prompt_folder
 from localllm.backends.llamacpp.requests import RequestDesk
@@ -47,7 +48,9 @@ from localllm.errors import ClosedError, InvalidOptionError, ModelLoadError
 from localllm.models.checks import check_file
 from localllm.models.describe import model_info
 from localllm.models.footprint import read_footprint
+from localllm.models.gguf import GGUFHeader
 from localllm.models.info import ModelInfo, TemplateSource
+from localllm.models.splits import part_paths
 from localllm.options import ModelConfig
 from localllm.saved.state import StateUse
 from localllm.types import Message
@@ -242,7 +245,7 @@ class LlamaCppBackend(Backend):
         if not on_gpu:  # how much memory a GPU has isn't known here
             found = estimate(header, config, free_bytes=machine.free_bytes, cores=machine.cores)
             config = fitted(config, found, spec.ref)
-        native = NativeModel(spec.path, gpu_layers=layers, mmap=spec.config.mmap, on_progress=_fraction(on_progress))
+        native = _weights(header, config, layers, on_progress)
         try:
             model = self._serve(native, info, config, machine, read_footprint(header).usual_kv)
         except MemoryError as exc:
@@ -297,6 +300,15 @@ def _template(config: ModelConfig, info: ModelInfo) -> tuple[ChatTemplate, Templ
 
 def _gpu_layers(config: ModelConfig) -> int:
     return -1 if config.gpu_layers == "auto" else config.gpu_layers
+
+
+def _weights(header: GGUFHeader, config: ModelConfig, layers: int, on_progress: ProgressCallback | None) -> NativeModel:
+    """Load the weights, once only even where llama.cpp copies them out of the mapped file."""
+    told = _fraction(on_progress)
+    native = NativeModel(header.path, gpu_layers=layers, mmap=config.mmap, repack=config.repack, on_progress=told)
+    if native.repacks and config.mmap:
+        let_go(part_paths(header))
+    return native
 
 
 def _fraction(on_progress: ProgressCallback | None) -> Callable[[float], bool] | None:

@@ -16,7 +16,8 @@ from typing import Literal
 
 from attrs import frozen
 
-from localllm.backends.llamacpp.library import can_repack, library
+from localllm.backends.llamacpp.library import library
+from localllm.backends.llamacpp.repacking import can_repack
 from localllm.backends.llamacpp.rope import Rope
 from localllm.engine.model import DecodeError, NoRoomError, Work
 from localllm.errors import LoadCancelledError, ModelLoadError
@@ -61,6 +62,7 @@ class NativeModel:
         path: The (first) file, already checked by `localllm.models`.
         gpu_layers: Layers to offload; -1 for all.
         mmap: Map the weights from the file.
+        repack: Lay the weights out anew for the processor, where llama.cpp has code for that and it works.
         vocab_only: Load the vocabulary and no weights.
         on_progress: Told the fraction loaded; returning False cancels.
 
@@ -75,6 +77,7 @@ class NativeModel:
         *,
         gpu_layers: int = 0,
         mmap: bool = True,
+        repack: bool = True,
         vocab_only: bool = False,
         on_progress: Callable[[float], bool] | None = None,
     ) -> None:
@@ -83,7 +86,8 @@ class NativeModel:
         params.n_gpu_layers = gpu_layers
         params.load_mode = 1 if mmap else 0  # LLAMA_LOAD_MODE_MMAP, _NONE
         params.vocab_only = vocab_only
-        params.use_extra_bufts = can_repack()
+        self.repacks: bool = repack and can_repack()
+        params.use_extra_bufts = self.repacks
         cancelled = False
         failures: list[BaseException] = []
 

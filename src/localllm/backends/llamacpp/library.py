@@ -44,13 +44,3 @@ def system_info() -> str:
     """
     text: bytes = library().llama_print_system_info()
     return text.decode("utf-8", "replace")
-
-
-def can_repack() -> bool:
-    """Whether weights may be repacked for this processor: not so where llama.cpp was built for AMX.
-
-    There GCC drops the stores to AMX's tile configuration before `ldtilecfg` (its intrinsic declares only the first
-    8 of the 64 bytes as read), so that the first batch ends in SIGSEGV: ggml-org/llama.cpp issue 20824, and seen with
-    GCC 12 and llama-cpp-python 0.3.36. llama.cpp turns AMX and all other repacking off together.
-    """
-    return "AMX_INT8 = 1" not in system_info()

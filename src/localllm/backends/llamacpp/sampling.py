@@ -34,8 +34,12 @@ class ChainSampler:
         params.no_perf = True
         self._closed = False
         self.needs_possible: bool = _measures_entropy(options)
+        """Whether it cannot do with impossible tokens among its candidates."""
         self.chain: ctypes.c_void_p = lib.llama_sampler_chain_init(params)
-        for sampler in _samplers(lib, model, options):
+        samplers = _samplers(lib, model, options)
+        self.greedy: bool = options.temperature == 0 and not options.mirostat and len(samplers) == 1
+        """Whether it takes the likeliest token, whatever was said before."""
+        for sampler in samplers:
             lib.llama_sampler_chain_add(self.chain, sampler)
         for token in _remembered(options, prompt):
             self.accept(token)

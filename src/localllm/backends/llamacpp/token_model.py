@@ -125,6 +125,7 @@ class LlamaContext:
 
         A grammar's mask is put on the logits themselves. Where it leaves few tokens, the chain is given those alone,
         which is faster; and so it is where a sampler cannot do with impossible tokens: they make NaN of its entropy.
+        The likeliest token needs no chain, which would copy all logits first (0.13 ms for 49,152 tokens).
         """
         if not isinstance(sampler, ChainSampler):
             raise TypeError(f"a llama.cpp context samples with a ChainSampler, not {type(sampler).__name__}")
@@ -132,14 +133,17 @@ class LlamaContext:
             raise TypeError(f"a llama.cpp context knows a MaskConstraint, not a {type(constraint).__name__}")
         allowed = None if constraint is None else constraint.allowed()
         if allowed is None:
-            return self._native.sample(output, sampler.chain)
+            return self._likeliest(output) if sampler.greedy else self._native.sample(output, sampler.chain)
         logits = self._logits(output)
         if sampler.needs_possible or int(allowed.sum()) < self._n_vocab // _FEW:
             if self._candidates is None:
                 self._candidates = Candidates(self._n_vocab)
             return self._candidates.choose(sampler.chain, allowed.nonzero()[0], logits)
         forbid(logits, allowed)
-        return self._native.sample(output, sampler.chain)
+        return self._likeliest(output) if sampler.greedy else self._native.sample(output, sampler.chain)
+
+    def _likeliest(self, output: int) -> int:
+        return int(self._logits(output).argmax())
 
     def distribution(self, output: int) -> Distribution:
         """Return the raw distribution at `output` of the last batch."""
