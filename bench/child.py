@@ -27,6 +27,7 @@ def main() -> None:
         threads=scenario.threads or int(threads),
         n_ctx=scenario.n_ctx,
         n_parallel=scenario.n_parallel,
+        repack=scenario.repack,
     )
     system = open_system(name, setup)
     try:

@@ -29,6 +29,7 @@ class Scenario:
         n_ctx: Tokens of the context.
         n_parallel: Chats that are answered at once.
         threads: Threads that compute; None for one on each core.
+        repack: Whether weights may be repacked for the processor.
         fresh: Every round has a process of its own.
         warm_up: A first round is run and not counted.
     """
@@ -40,6 +41,7 @@ class Scenario:
     n_ctx: int = 8192
     n_parallel: int = 8
     threads: int | None = None
+    repack: bool = True
     fresh: bool = False
     warm_up: bool = field()
 

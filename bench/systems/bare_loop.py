@@ -60,7 +60,7 @@ class BareLoop(System):
     def _model(self) -> Any:
         native = self._native
         params = native.llama_model_default_params()
-        params.use_extra_bufts = can_repack()
+        params.use_extra_bufts = self.setup.repack and can_repack()
         return native.llama_model_load_from_file(str(self.setup.path).encode(), params)
 
     @cached_property

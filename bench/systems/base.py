@@ -27,12 +27,14 @@ class Setup:
         threads: Threads that compute.
         n_ctx: Tokens of the context: for one chat at most, and for all together where a system cannot grow or move.
         n_parallel: Chats that are answered at once.
+        repack: Whether weights may be repacked for the processor; xllamacpp has no such option.
     """
 
     path: Path
     threads: int
     n_ctx: int
     n_parallel: int
+    repack: bool = True
 
 
 @frozen

@@ -12,8 +12,8 @@ from bench.systems.base import NEVER_END, Answer, OnPiece, Recorder, Schema, Set
 from bench.systems.native import about_bindings, can_repack
 
 
-def make_llama(path: Path, threads: int, n_ctx: int = 4096, **options: object) -> Any:
-    """Return a `llama_cpp.Llama` with the threads of the others and, where they must, without repacked weights.
+def make_llama(path: Path, threads: int, n_ctx: int = 4096, *, repack: bool = True, **options: object) -> Any:
+    """Return a `llama_cpp.Llama` with the threads of the others, its weights repacked only where that works.
 
     It has no option for the latter, so that the function which it takes its defaults from is replaced meanwhile.
     """
@@ -24,7 +24,7 @@ def make_llama(path: Path, threads: int, n_ctx: int = 4096, **options: object) -
 
     def adjusted() -> Any:
         params = defaults()
-        params.use_extra_bufts = can_repack()
+        params.use_extra_bufts = repack and can_repack()
         return params
 
     native.llama_model_default_params = adjusted
@@ -43,7 +43,7 @@ class LlamaCppPython(System):
 
     @cached_property
     def _llama(self) -> Any:
-        return make_llama(self.setup.path, self.setup.threads, self.setup.n_ctx)
+        return make_llama(self.setup.path, self.setup.threads, self.setup.n_ctx, repack=self.setup.repack)
 
     def answer(
         self, turns: Sequence[Turn], max_tokens: int, *, on_piece: OnPiece = go_on, endless: bool = False

@@ -30,7 +30,7 @@ class LocalLLM(System):
     def model(self) -> Model:
         """The model, loaded when first asked for: some scenarios need none."""
         setup = self.setup
-        config = ModelConfig(threads=setup.threads, n_ctx=setup.n_ctx, n_parallel=setup.n_parallel)
+        config = ModelConfig(threads=setup.threads, n_ctx=setup.n_ctx, n_parallel=setup.n_parallel, repack=setup.repack)
         return self._models.load(setup.path, config=config)
 
     def answer(

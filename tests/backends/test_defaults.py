@@ -32,7 +32,7 @@ def test_an_empty_config_resolves_to_the_measured_defaults() -> None:
         step_s=0.08,
         idle_step_s=0.25,
         cache_ram_bytes=512 << 20,
-        first_cells=1024,
+        first_cells=448,
     )
     assert compute_for(ModelConfig(), LAPTOP, limits) == Compute(
         threads=4, n_batch=136, n_outputs=8, kv_type="f16", flash_attention=False

@@ -87,6 +87,50 @@ def test_what_no_turn_will_follow_is_given_up() -> None:
     assert not context.cells
 
 
+def test_chats_that_ran_side_by_side_are_copied_while_nobody_runs() -> None:
+    """A block at a time; they stay where they are, and leave without delay when somebody does run."""
+    cache, context, mover = make()
+    chats = [idle(cache, context, 20).tokens[:], idle(cache, context, 30, 2).tokens[:]]
+    idle(cache, context, 10, 3, goes_on=False)
+    spent = list[float]()
+    start_s = context.now_s
+    while mover.copy_ahead(context):
+        spent.append(context.now_s - start_s)
+        start_s = context.now_s
+    assert spent == [8.0, 8.0, 4.0, 8.0, 8.0, 8.0, 6.0]
+    assert len(cache.leaving) == 3
+    assert len(context.cells) == 60
+    assert mover.clear_out(context, 0.0)
+    assert context.now_s == start_s
+    assert not cache.leaving
+    assert [cache.host.find(tokens)[1] for tokens in chats] == [20, 30]
+
+
+def test_a_chat_that_is_alone_is_not_copied_while_nobody_runs() -> None:
+    """It most likely goes on itself; the copy would be memory for nothing."""
+    cache, context, mover = make()
+    idle(cache, context, 20)
+    assert not mover.copy_ahead(context)
+    assert len(cache.host) == 0
+
+
+@pytest.mark.parametrize("host_bytes", [1, 50, 100])
+def test_copying_ahead_ends_where_there_is_no_room(host_bytes: int) -> None:
+    """Else blocks would push each other out for ever; it begins anew after somebody has run."""
+    cache, context, mover = make(host_bytes)
+    for token in range(1, 5):
+        idle(cache, context, 40, token)
+    copied = 0
+    while mover.copy_ahead(context):
+        copied += 1
+        assert copied <= 20
+    assert not mover.copy_ahead(context)
+    mover.clear_out(context, 0.0)
+    for token in range(1, 3):
+        idle(cache, context, 40, token)
+    assert mover.copy_ahead(context)
+
+
 @pytest.mark.parametrize("host_bytes", [1, 50, 100])
 def test_a_chat_that_is_too_large_for_host_memory_leaves_all_the_same(host_bytes: int) -> None:
     """In no more steps than it has blocks: nobody waits for what can never be copied."""

@@ -123,7 +123,9 @@ class Schedules(RuleBasedStateMachine):
     def step(self) -> None:
         """Do what the engine's loop does."""
         self.lane.sweep()
-        if self.lane.busy:
+        if not self.lane.busy:
+            self.lane.move(False)
+        else:
             try:
                 if not self.lane.move(self.lane.step()):
                     assert self.aside, "nothing is done and nothing is waited for"

@@ -134,7 +134,8 @@ class Lane:
     def move(self, worked: bool) -> bool:
         """Have idle sequences leave for host memory, and others come back from there.
 
-        Only while anybody runs, whom idle ones slow down; else the next turn finds its chat where it was.
+        Only while anybody runs, whom idle ones slow down; else the next turn finds its chat where it was. Of those that
+        will have to leave then copies are made while nobody runs.
 
         Args:
             worked: Whether the step before did anything.
@@ -146,8 +147,10 @@ class Lane:
             DecodeError: The context is broken.
         """
         scheduler = self.scheduler
-        if self._context is None or not scheduler.busy:
+        if self._context is None:
             return worked
+        if not scheduler.busy:
+            return self._mover.copy_ahead(self._context) or worked
         if scheduler.moving:
             worked = self._mover.clear_out(self._context, self._moving_s) or worked
             if not scheduler.clearing:

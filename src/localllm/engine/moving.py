@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from localllm.engine.cells import Held
+from localllm.engine.host_cache import Block
 from localllm.engine.kv_cache import KvCache
 from localllm.engine.model import DecodeError, TokenContext
 from localllm.engine.plan import Copy, Cut, Load, Move
@@ -38,6 +39,34 @@ class Mover:
     def __init__(self, cache: KvCache, now: Callable[[], float]) -> None:
         self._cache = cache
         self._now = now
+        self._full = False  # nothing more is copied ahead: there was no room for a block beside the others
+
+    def copy_ahead(self, context: TokenContext) -> bool:
+        """Copy one block of idle sequences to host memory while nobody runs; they stay where they are.
+
+        Those that ran side by side, that is: all but one of them will have to leave as soon as anybody runs, and their
+        cells lie mixed, so that each block takes ten times the usual. A chat that is alone most likely goes on itself.
+
+        Args:
+            context: The context.
+
+        Returns:
+            Whether there may be more to copy.
+
+        Raises:
+            DecodeError: The context is broken.
+        """
+        host, leaving = self._cache.host, self._cache.leaving
+        if self._full or len(leaving) < 2:
+            return False
+        carry_out(context, self._cache.take_moves())
+        for held in leaving:
+            if held.goes_on and (block := host.missing(held.tokens)) is not None:
+                evictions = host.evictions
+                self._copy(context, held, block)
+                self._full = block.gone or host.evictions > evictions
+                return True
+        return False
 
     def clear_out(self, context: TokenContext, seconds: float) -> bool:
         """Copy idle sequences to host memory, block by block, and empty them; give up those that no turn will follow.
@@ -52,6 +81,7 @@ class Mover:
         Raises:
             DecodeError: The context is broken.
         """
+        self._full = False
         end_s = self._now() + seconds
         leaving = self._cache.leaving
         for held in leaving:
@@ -65,15 +95,19 @@ class Mover:
         """Copy a sequence; False if the time is up before all of it is there that has room there."""
         host = self._cache.host
         while (block := host.missing(held.tokens)) is not None:
-            try:
-                host.saved(block, context.save(held.seq_id, block.start, block.stop))
-            except MemoryError:
-                host.discard(block)
+            self._copy(context, held, block)
             if block.gone:
                 break  # there is no room for it beside those before it, nor for those after it
             if self._now() >= end_s:
                 return False
         return True
+
+    def _copy(self, context: TokenContext, held: Held, block: Block) -> None:
+        """Copy a block, or give its place back if there is no memory for it."""
+        try:
+            self._cache.host.saved(block, context.save(held.seq_id, block.start, block.stop))
+        except MemoryError:
+            self._cache.host.discard(block)
 
     def bring_back(self, context: TokenContext, next_load: Callable[[], Load | None], seconds: float) -> bool:
         """Bring blocks back from host memory.

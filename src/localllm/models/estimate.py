@@ -100,7 +100,7 @@ class MemoryEstimate:
         compute_bytes: Intermediate results at the ceiling.
         output_bytes: Logits of one token for each sequence.
         work_bytes: Copies of attention's scores that the processor makes at the ceiling; 0 with flash attention.
-        first_bytes: What llama.cpp reports as soon as it is loaded: the context begins with 1,024 tokens, and grows.
+        first_bytes: What llama.cpp reports as soon as it is loaded: the context begins with 448 tokens, and grows.
         total_bytes: What it reports at the ceiling: all of these but the vocabulary and `work_bytes`.
         peak_bytes: The most that is taken at any moment: these two as well, and both contexts of the last growth.
         n_ctx: The ceiling: tokens that the context window may hold.

@@ -20,8 +20,8 @@ _log = logging.getLogger("localllm.llama")
 
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
-FIRST_CELLS = 1024
-"""Tokens of the context at first; it grows with use."""
+FIRST_CELLS = 448
+"""Tokens of the context at first; it grows with use. With the 64 for copies 512: llama.cpp rounds up to 256."""
 
 LEAST_CTX = 4096
 """Tokens of the context window at least, however little memory there is: a chat that is worth the name."""

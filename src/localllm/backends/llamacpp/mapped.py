@@ -10,6 +10,7 @@ from pathlib import Path
 
 _READ_ONLY = "r--s"  # only there: nothing but what the file holds can be lost
 _MADV_DONTNEED = 4
+_MADV_NOHUGEPAGE = 15
 
 
 def let_go(paths: Iterable[Path]) -> int:
@@ -31,6 +32,7 @@ def let_go(paths: Iterable[Path]) -> int:
     advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     freed = 0
     for start, stop in _mappings(Path("/proc/self/maps").read_text(errors="surrogateescape"), wanted):
+        advise(start, stop - start, _MADV_NOHUGEPAGE)  # else 2 MB come back with each row of the embeddings
         if advise(start, stop - start, _MADV_DONTNEED) == 0:
             freed += stop - start
     return freed
