@@ -127,8 +127,7 @@ class Download:
         self._prepare(body)
         self._meter.enter("downloading")
         too_long = False
-        with self._part.open("r+b", buffering=0) as file, self._hash.writing(file):
-            file.seek(start)
+        with self._hash.writing(self._part, start):
             while count := answer.read_into(self._hash.room()):
                 self._cancel.check()
                 too_long = total is not None and start + count > total

@@ -1,22 +1,22 @@
-"""Writing a file and hashing it while it comes: received and written on one thread, hashed on another."""
+"""Hashing a file, also while it comes: it is received on one thread, written on a second and hashed on a third."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import mmap
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
+
+from localllm.models.writing import BLOCK_BYTES, FileWriter
 
 _READ_BYTES = 1024 * 1024
 _BUFFER_BYTES = 256 * 1024
-_BUFFERS = 4  # together less than a processor's own cache: through memory, all of this takes twice as long
-_SYNC_BYTES = 64 * 1024 * 1024  # written before they are brought to the disk
+_BUFFERS = 6  # together less than a processor's own cache: through memory, all of this takes twice as long
 
 
 class RunningHash:
@@ -27,16 +27,14 @@ class RunningHash:
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
-        self._buffer = memoryview(b"")
+        self._buffer: memoryview | None = None  # which is being filled
         self._filled_bytes = 0
+        self._size_bytes = 0  # to be filled of it, so that the next one begins at the beginning of a block of the file
         self._made = 0  # buffers
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         self._handed_over: SimpleQueue[tuple[memoryview, memoryview] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._file: BinaryIO | None = None
-        self._syncing = ThreadPoolExecutor(1, "localllm-fsync")
-        self._synced: Future[None] | None = None
-        self._unsynced_bytes = 0
+        self._writer: FileWriter | None = None
         self.done_bytes: int = 0
         """Bytes that it was given."""
 
@@ -49,42 +47,41 @@ class RunningHash:
         if self._thread is not None:
             self._handed_over.put(None)
             self._thread.join()
-        self._syncing.shutdown()
 
     @contextmanager
-    def writing(self, file: BinaryIO) -> Iterator[None]:
-        """While inside, write what comes to `file`, which is unbuffered; all of it is written at the end.
+    def writing(self, path: Path, start: int) -> Iterator[None]:
+        """While inside, write what comes to `path`, from its byte `start` on; all of it is written at the end.
 
         Raises:
             OSError: It cannot be written; perhaps some of it was.
         """
-        self._file = file
-        try:
-            yield
-        finally:
+        with FileWriter(path, start) as self._writer:
             try:
-                self._drain()
-                if self._synced is not None:
-                    self._synced.result()
+                yield
             finally:
-                self._file, self._synced = None, None
+                try:
+                    self._drain()
+                finally:
+                    self._writer = None
 
     def room(self) -> memoryview:
         """Return memory for the next bytes of the file; there is always some."""
-        if not self._buffer:
+        if self._buffer is None:
             self._buffer = self._next_buffer()
-        return self._buffer[self._filled_bytes :]
+        if not self._filled_bytes:
+            self._size_bytes = _BUFFER_BYTES - self.done_bytes % BLOCK_BYTES
+        return self._buffer[self._filled_bytes : self._size_bytes]
 
     def filled(self, count: int) -> None:
         """Take the first `count` bytes of the `room`; they are written and hashed later.
 
         Raises:
-            OSError: What was given cannot be written.
+            OSError: What was given before cannot be written.
         """
         self._filled_bytes += count
         self.done_bytes += count
-        if self._filled_bytes == len(self._buffer):
-            self._hand_over()
+        if self._buffer is not None and self._filled_bytes == self._size_bytes:
+            self._hand_over(self._buffer)
 
     def catch_up(self, path: Path, end: int, on_bytes: Callable[[int], None]) -> None:
         """Be the hash of the first `end` bytes of `path`, reading what was not given yet.
@@ -119,22 +116,22 @@ class RunningHash:
     def _next_buffer(self) -> memoryview:
         if self._made < _BUFFERS:
             self._made += 1
-            return memoryview(bytearray(_BUFFER_BYTES))
+            return memoryview(
+                mmap.mmap(-1, _BUFFER_BYTES)
+            )  # which begins at a page, as writing past the cache asks for
         return self._free.get()
 
-    def _hand_over(self) -> None:
-        """Write what has come, and have the thread hash it while the next comes."""
-        buffer, data = self._buffer, self._buffer[: self._filled_bytes]
-        self._buffer, self._filled_bytes = memoryview(b""), 0
+    def _hand_over(self, buffer: memoryview) -> None:
+        """Have what has come written, if it is to be, then hashed, while the next comes."""
+        data = buffer[: self._filled_bytes]
+        self._buffer, self._filled_bytes = None, 0
         if self._thread is None:
             self._thread = threading.Thread(target=self._hash_all, name="localllm-hash")
             self._thread.start()
-        try:
-            if self._file is not None:
-                _write_all(self._file, data)
-                self._sync(self._file, len(data))
-        finally:
+        if self._writer is None:
             self._handed_over.put((buffer, data))
+        else:
+            self._writer.put(data, lambda: self._handed_over.put((buffer, data)))
 
     def _hash_all(self) -> None:
         while (handed_over := self._handed_over.get()) is not None:
@@ -142,20 +139,13 @@ class RunningHash:
             self._hash.update(data)
             self._free.put(buffer)
 
-    def _sync(self, file: BinaryIO, count: int) -> None:
-        """Have what was written brought to the disk now and then, so that little is left to be brought at the end."""
-        self._unsynced_bytes += count
-        if self._unsynced_bytes >= _SYNC_BYTES and (self._synced is None or self._synced.done()):
-            self._unsynced_bytes = 0
-            self._synced = self._syncing.submit(os.fsync, file.fileno())
-
     def _drain(self) -> None:
         """Wait until everything that was given is written and hashed."""
         try:
-            if self._filled_bytes:
-                self._hand_over()
+            if self._buffer is not None and self._filled_bytes:
+                self._hand_over(self._buffer)
         finally:
-            for buffer in [self._free.get() for _ in range(self._made - bool(self._buffer))]:
+            for buffer in [self._free.get() for _ in range(self._made - (self._buffer is not None))]:
                 self._free.put(buffer)
 
 
@@ -172,8 +162,3 @@ def hash_file(path: Path, on_bytes: Callable[[int], None]) -> str:
     with RunningHash() as running:
         running.catch_up(path, path.stat().st_size, on_bytes)
         return running.hexdigest()
-
-
-def _write_all(file: BinaryIO, data: memoryview) -> None:
-    while data:  # a file may take a part of it, as when the disk fills up
-        data = data[file.write(data) :]
