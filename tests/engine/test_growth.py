@@ -7,10 +7,19 @@ from collections.abc import Callable
 import pytest
 
 from localllm.engine.cells import CellTable, Held
-from localllm.engine.growth import Growth
+from localllm.engine.growth import Growth, larger
 from localllm.engine.opening import Opening
 
 from .toy import ToyContext, ToyModel
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "ceiling", "expected"),
+    [(448, 8192, 896), (1792, 8192, 3584), (3584, 8192, 8192), (448, 700, 700), (448, 896, 896), (448, 1190, 1190)],
+)
+def test_a_context_doubles_until_all_is_near(n_cells: int, ceiling: int, expected: int) -> None:
+    """It never stops short of its ceiling by a quarter or less: both would be there at once a little later."""
+    assert larger(n_cells, ceiling) == expected
 
 
 def fill(table: CellTable, context: ToyContext, content: list[int]) -> Held:

@@ -62,7 +62,7 @@ def test_more_context_or_more_replies_never_take_less(
     kv_type: KvType,
     n_batch: int | None,
 ) -> None:
-    """Every figure grows, or stays, with `n_ctx` and with `n_parallel`."""
+    """Every figure grows, or stays, with `n_ctx` and with `n_parallel`; only a small context begins with all of it."""
 
     def found(n_ctx: int, n_parallel: int) -> MemoryEstimate:
         config = ModelConfig(n_ctx=n_ctx, n_parallel=n_parallel, kv_type=kv_type, n_batch=n_batch)
@@ -71,7 +71,7 @@ def test_more_context_or_more_replies_never_take_less(
     (small, large), (few, many) = sorted(sizes), sorted(replies)
     least, longer, wider = found(small, few), found(large, few), found(small, many)
     for name in ADDED_UP:
-        assert getattr(least, name) <= getattr(longer, name)
+        assert getattr(least, name) <= getattr(longer, name) or name == "first_bytes"
         assert getattr(least, name) <= getattr(wider, name)
 
 
@@ -127,14 +127,14 @@ def test_a_context_is_not_counted_beyond_the_training_length(headers: list[GGUFH
 
 
 def test_growth_keeps_the_smaller_context_beside_the_larger(headers: list[GGUFHeader]) -> None:
-    """A context that never grows has no such peak; one of 8,192 tokens has that of 4,096 beside it."""
+    """A context that never grows has no such peak; one of 8,192 tokens has that of 3,584 beside it."""
 
     def beside(n_ctx: int) -> int:
         found = estimate(headers[0], ModelConfig(n_ctx=n_ctx, kv_type="q8_0"), free_bytes=None, cores=4)
         return found.peak_bytes - found.total_bytes - found.vocabulary_bytes
 
-    assert beside(1024) == 0
-    smaller = estimate(headers[0], ModelConfig(n_ctx=4096, kv_type="q8_0"), free_bytes=None, cores=4)
+    assert beside(800) == 0
+    smaller = estimate(headers[0], ModelConfig(n_ctx=3584, kv_type="q8_0"), free_bytes=None, cores=4)
     assert beside(8192) == smaller.total_bytes - smaller.weights_bytes
 
 

@@ -18,6 +18,15 @@ HURRY = 4
 """How many times its usual part of a step a growth may take to catch up with what is added meanwhile."""
 
 
+def larger(n_cells: int, ceiling: int) -> int:
+    """Return the cells of the context that one of `n_cells` grows to: twice as many, or all there may be.
+
+    All, too, where twice as many would be nearly that: they would only stand beside each other later.
+    """
+    twice = 2 * n_cells
+    return ceiling if 4 * twice >= 3 * ceiling else twice
+
+
 class Growth:
     """One growth of a context.
 

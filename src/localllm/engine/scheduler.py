@@ -15,6 +15,7 @@ from collections import deque
 
 from localllm.engine.budget import Budget
 from localllm.engine.cells import Held
+from localllm.engine.growth import larger
 from localllm.engine.kv_cache import KvCache
 from localllm.engine.model import Work
 from localllm.engine.plan import Load, StepPlan
@@ -308,7 +309,7 @@ class Scheduler:
         kept = table.needed_by(held for held in table.held.values() if held.busy or keeps_idle)
         wanted = kept + ahead + self._head_cells
         while self.wanted_cells < min(wanted, self.ceiling):
-            self.wanted_cells = min(2 * self.wanted_cells, self.ceiling)
+            self.wanted_cells = larger(self.wanted_cells, self.ceiling)
 
     def _least(self) -> Sequence:
         """Return who gives its cells up first: the youngest of those in the background, then the youngest of all."""

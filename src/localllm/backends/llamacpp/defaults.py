@@ -99,7 +99,7 @@ def limits_for(config: ModelConfig, machine: Machine, shape: Shape) -> EngineLim
         step_s=config.step_ms / 1000,
         idle_step_s=config.idle_step_ms / 1000,
         cache_ram_bytes=config.cache_ram_bytes,
-        first_cells=min(FIRST_CELLS, n_ctx),
+        first_cells=n_ctx if n_ctx < 2 * FIRST_CELLS else FIRST_CELLS,
     )
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from attrs import evolve
 
-from localllm.backends.llamacpp.defaults import FIRST_CELLS, Shape, compute_for, limits_for
+from localllm.backends.llamacpp.defaults import Shape, compute_for, limits_for
 from localllm.backends.llamacpp.hardware import Machine
 from localllm.engine.engine import EngineLimits
+from localllm.engine.growth import larger
 from localllm.engine.host_cache import BLOCK_TOKENS
 from localllm.errors import InsufficientMemoryError
 from localllm.models.estimate import (
@@ -122,7 +123,7 @@ def _at(model: Footprint, config: ModelConfig, machine: Machine) -> MemoryEstima
         return context_bytes(model, evolve(numbers, n_cells=n_cells + BLOCK_TOKENS))
 
     ceiling, first = context_of(limits.n_ctx), context_of(limits.first_cells)
-    before = _cells_before(limits.n_ctx)
+    before = _cells_before(limits.first_cells, limits.n_ctx)
     beside = context_of(before) if before else None
     vocabulary = vocabulary_bytes(model)
     total = model.weights_bytes + ceiling.reported_bytes
@@ -147,14 +148,12 @@ def _at(model: Footprint, config: ModelConfig, machine: Machine) -> MemoryEstima
     )
 
 
-def _cells_before(n_ctx: int) -> int:
-    """Return the cells of the context that grows to `n_ctx`, if it has to: the largest there can be, for it doubles."""
-    cells = FIRST_CELLS
-    if cells >= n_ctx:
-        return 0
-    while 2 * cells < n_ctx:
-        cells *= 2
-    return cells
+def _cells_before(cells: int, n_ctx: int) -> int:
+    """Return the cells of the context that grows to `n_ctx`, the first one having `cells`; 0 if none has to."""
+    before = 0
+    while cells < n_ctx:
+        before, cells = cells, larger(cells, n_ctx)
+    return before
 
 
 def _largest(fits: Callable[[int], bool], low: int, high: int) -> int:
