@@ -25,7 +25,7 @@ def can_repack() -> bool:
         raise RuntimeError("localllm is not installed")
     trial = Path(spec.origin).parent / "backends" / "llamacpp" / "amx_trial.py"
     command = [sys.executable, "-I", "-S", str(trial), str(Path(native._lib._name).parent)]
-    return subprocess.run(command, capture_output=True).returncode == 0
+    return subprocess.run(command, capture_output=True).stdout.strip() == b"as expected"
 
 
 def about_bindings() -> str:

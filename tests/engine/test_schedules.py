@@ -124,7 +124,7 @@ class Schedules(RuleBasedStateMachine):
         """Do what the engine's loop does."""
         self.lane.sweep()
         if not self.lane.busy:
-            self.lane.move(False)
+            self.lane.copy_ahead()
         else:
             try:
                 if not self.lane.move(self.lane.step()):

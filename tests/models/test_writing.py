@@ -96,6 +96,20 @@ def test_a_disk_that_is_full_is_told_and_nobody_waits_for_ever() -> None:
     assert told == [0, 1, 2]
 
 
+def test_a_mistake_of_the_writer_is_told_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+    """Whatever it is: who gives more must get its buffers back."""
+    path = tmp_path / "file"
+    path.touch()
+    told = list[int]()
+    clock = iter([0.0])
+    with pytest.raises(StopIteration), FileWriter(path, 0, now=lambda: next(clock), tried_bytes=0) as writer:
+        for number in range(3):
+            with suppress(StopIteration):
+                writer.put(pages(BLOCK), partial(told.append, number))
+    assert told == [0, 1, 2]
+    assert path.read_bytes() == b""
+
+
 @given(pieces=st.lists(st.integers(1, 300_000), max_size=12), start=st.integers(0, 9000), again=st.booleans())
 def test_the_hash_is_that_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[int], start: int, again: bool

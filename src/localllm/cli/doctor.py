@@ -152,9 +152,10 @@ def _cause(result: ProbeResult) -> str:
 
 def _faster(machine: Machine, steps: dict[str, str]) -> str:
     """Return how llama.cpp could be made faster; empty if it uses what the processor has."""
-    slow = ", ".join(_unused(machine, steps["library"]))
-    if slow:
-        return f"built without {slow}, which this processor has; for more speed: {_REBUILD}"
+    unused = _unused(machine, steps["library"])
+    if unused:
+        rebuild = _REBUILD_FOR_AMX if "amx_int8" in unused else _REBUILD
+        return f"built without {', '.join(unused)}, which this processor has; for more speed: {rebuild}"
     if steps.get("amx"):
         return f"its AMX code fails ({steps['amx']}) and is not used; for twice the speed: {_REBUILD_FOR_AMX}"
     return ""

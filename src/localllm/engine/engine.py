@@ -249,7 +249,7 @@ class Engine:
         while not self._closing:
             self._receive(wait=idle)
             done = [self._step(lane) for lane in self._lanes]
-            idle = not any(done)
+            idle = not any(done) and not self._copy_ahead()
         self._receive(wait=False)
         for lane in self._lanes:
             lane.close()
@@ -280,6 +280,17 @@ class Engine:
             _log.warning("the context failed and is rebuilt: %s", exc, exc_info=True)
             self._rebuild(lane, exc)
             return True
+
+    def _copy_ahead(self) -> bool:
+        """While nobody asks for anything, do what the next ones would have to wait for; whether there may be more."""
+        if any(lane.busy for lane in self._lanes):
+            return False
+        try:
+            return self._main.copy_ahead()
+        except Exception as exc:  # noqa: BLE001  # as in a step
+            _log.warning("the context failed and is rebuilt: %s", exc, exc_info=True)
+            self._rebuild(self._main, exc)
+            return False
 
     def _rebuild(self, lane: Lane, cause: Exception) -> None:
         """Give a broken context up; the next step opens a new one. Requests that it failed for twice in a row end."""

@@ -134,8 +134,7 @@ class Lane:
     def move(self, worked: bool) -> bool:
         """Have idle sequences leave for host memory, and others come back from there.
 
-        Only while anybody runs, whom idle ones slow down; else the next turn finds its chat where it was. Of those that
-        will have to leave then copies are made while nobody runs.
+        Only while anybody runs, whom idle ones slow down; else the next turn finds its chat where it was.
 
         Args:
             worked: Whether the step before did anything.
@@ -147,10 +146,8 @@ class Lane:
             DecodeError: The context is broken.
         """
         scheduler = self.scheduler
-        if self._context is None:
+        if self._context is None or not scheduler.busy:
             return worked
-        if not scheduler.busy:
-            return self._mover.copy_ahead(self._context) or worked
         if scheduler.moving:
             worked = self._mover.clear_out(self._context, self._moving_s) or worked
             if not scheduler.clearing:
@@ -160,6 +157,14 @@ class Lane:
         if not worked and self._growth is None and scheduler.running:
             raise RuntimeError("the scheduler has work and planned none of it")
         return worked
+
+    def copy_ahead(self) -> bool:
+        """Copy a block of what will have to leave as soon as anybody runs; whether there may be more.
+
+        Raises:
+            DecodeError: The context is broken.
+        """
+        return self._context is not None and self._mover.copy_ahead(self._context)
 
     def open_now(self) -> None:
         """Make the first context before anything is asked.

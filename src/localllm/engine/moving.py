@@ -39,7 +39,7 @@ class Mover:
     def __init__(self, cache: KvCache, now: Callable[[], float]) -> None:
         self._cache = cache
         self._now = now
-        self._full = False  # nothing more is copied ahead: there was no room for a block beside the others
+        self._ahead_bytes = 0  # copied since anybody ran
 
     def copy_ahead(self, context: TokenContext) -> bool:
         """Copy one block of idle sequences to host memory while nobody runs; they stay where they are.
@@ -57,14 +57,13 @@ class Mover:
             DecodeError: The context is broken.
         """
         host, leaving = self._cache.host, self._cache.leaving
-        if self._full or len(leaving) < 2:
-            return False
+        if self._ahead_bytes >= host.limit_bytes or len(leaving) < 2:
+            return False  # else blocks for which there is no room would push each other out for ever
         carry_out(context, self._cache.take_moves())
         for held in leaving:
             if held.goes_on and (block := host.missing(held.tokens)) is not None:
-                evictions = host.evictions
                 self._copy(context, held, block)
-                self._full = block.gone or host.evictions > evictions
+                self._ahead_bytes += host.limit_bytes if block.gone or block.data is None else len(block.data)
                 return True
         return False
 
@@ -81,7 +80,7 @@ class Mover:
         Raises:
             DecodeError: The context is broken.
         """
-        self._full = False
+        self._ahead_bytes = 0
         end_s = self._now() + seconds
         leaving = self._cache.leaving
         for held in leaving:

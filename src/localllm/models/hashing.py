@@ -32,7 +32,7 @@ class RunningHash:
         self._size_bytes = 0  # to be filled of it, so that the next one begins at the beginning of a block of the file
         self._made = 0  # buffers
         self._free: SimpleQueue[memoryview] = SimpleQueue()
-        self._handed_over: SimpleQueue[tuple[memoryview, memoryview] | None] = SimpleQueue()
+        self._handed_over: SimpleQueue[tuple[memoryview, memoryview] | threading.Event | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._writer: FileWriter | None = None
         self.done_bytes: int = 0
@@ -114,28 +114,35 @@ class RunningHash:
         return self._hash.hexdigest()
 
     def _next_buffer(self) -> memoryview:
-        if self._made < _BUFFERS:
-            self._made += 1
-            return memoryview(
-                mmap.mmap(-1, _BUFFER_BYTES)
-            )  # which begins at a page, as writing past the cache asks for
-        return self._free.get()
+        if self._made == _BUFFERS:
+            return self._free.get()
+        pages = memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # writing past the page cache asks for memory from a page on
+        self._made += 1
+        return pages
 
     def _hand_over(self, buffer: memoryview) -> None:
         """Have what has come written, if it is to be, then hashed, while the next comes."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._hash_all, name="localllm-hash")
+            thread.start()
+            self._thread = thread
         data = buffer[: self._filled_bytes]
         self._buffer, self._filled_bytes = None, 0
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._hash_all, name="localllm-hash")
-            self._thread.start()
+        self._pass_on((buffer, data), data)
+
+    def _pass_on(self, item: tuple[memoryview, memoryview] | threading.Event, data: memoryview) -> None:
+        """Hand something to the thread that hashes, once `data` and all before it is written."""
         if self._writer is None:
-            self._handed_over.put((buffer, data))
+            self._handed_over.put(item)
         else:
-            self._writer.put(data, lambda: self._handed_over.put((buffer, data)))
+            self._writer.put(data, lambda: self._handed_over.put(item))
 
     def _hash_all(self) -> None:
-        while (handed_over := self._handed_over.get()) is not None:
-            buffer, data = handed_over
+        while (item := self._handed_over.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            buffer, data = item
             self._hash.update(data)
             self._free.put(buffer)
 
@@ -145,8 +152,12 @@ class RunningHash:
             if self._buffer is not None and self._filled_bytes:
                 self._hand_over(self._buffer)
         finally:
-            for buffer in [self._free.get() for _ in range(self._made - (self._buffer is not None))]:
-                self._free.put(buffer)
+            if self._thread is not None:
+                done = threading.Event()
+                try:
+                    self._pass_on(done, memoryview(b""))
+                finally:
+                    done.wait()
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None]) -> str:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -44,10 +45,10 @@ class FileWriter:
         self._tried_bytes = tried_bytes
         self._start_s = now()
         self._queue: SimpleQueue[tuple[memoryview, Callable[[], None]] | None] = SimpleQueue()
-        self._failure: OSError | None = None
-        self._cached_fd = os.open(path, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-        self._direct_fd = _open_direct(path)
-        self._unsynced_bytes = 0
+        self._failure: BaseException | None = None
+        self._cached_fd: int = os.open(path, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        self._direct_fd: int | None = _open_direct(path)
+        self._unsynced_bytes = 0  # written to the page cache, and not on their way to the disk
         self._syncing = ThreadPoolExecutor(1, "localllm-fsync")
         self._synced: Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name="localllm-write")
@@ -55,7 +56,11 @@ class FileWriter:
         """Bytes that went past the page cache."""
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -64,19 +69,26 @@ class FileWriter:
         self._queue.put(None)
         self._thread.join()
         self._syncing.shutdown()
-        for fd in (self._cached_fd, self._direct_fd):
-            if fd is not None:
-                os.close(fd)
+        self._close()
         if self._failure is not None:
             raise self._failure
         if self._synced is not None:
             self._synced.result()
 
+    def _close(self) -> None:
+        self._close_direct()
+        os.close(self._cached_fd)
+
+    def _close_direct(self) -> None:
+        fd, self._direct_fd = self._direct_fd, None
+        if fd is not None:
+            os.close(fd)
+
     def put(self, data: memoryview, then: Callable[[], None]) -> None:
         """Write `data` later, and call `then` from the thread when it is written, or was not because of a failure.
 
         Raises:
-            OSError: What was given before could not be written.
+            OSError: What was given before could not be written. What is given now is not either.
         """
         self._queue.put((data, then))
         if self._failure is not None:
@@ -88,20 +100,26 @@ class FileWriter:
             try:
                 if self._failure is None:
                     self._write(data)
-            except OSError as exc:
+            except BaseException as exc:  # noqa: BLE001  # for whoever gives more: nobody is to wait for ever
                 self._failure = exc
-            then()
+            finally:
+                then()
 
     def _write(self, data: memoryview) -> None:
-        if self._direct_fd is not None and self._fast and not (self._at % BLOCK_BYTES or len(data) % BLOCK_BYTES):
+        if not data:
+            return
+        if self._fast and self._direct_fd is not None and not (self._at % BLOCK_BYTES or len(data) % BLOCK_BYTES):
+            # Else the file could have its new length on the disk before what is in the cache, and keep it if the power
+            # failed: a part whose middle was never written.
+            self._sync()
             try:
                 data = self._write_to(self._direct_fd, data)
             except OSError:  # a file system that does not take it after all; whatever else it is, it comes again below
-                os.close(self._direct_fd)
-                self._direct_fd = None
+                self._close_direct()
         while data:  # a file may take a part of it, as when the disk fills up
             data = self._write_to(self._cached_fd, data)
-        self._sync_now_and_then()
+        if self._unsynced_bytes >= _SYNC_BYTES and (self._synced is None or self._synced.done()):
+            self._begin_sync()
 
     @property
     def _fast(self) -> bool:
@@ -119,11 +137,22 @@ class FileWriter:
             self._unsynced_bytes += count
         return data[count:]
 
-    def _sync_now_and_then(self) -> None:
-        """Have what is in the page cache brought to the disk, so that little is left to be brought at the end."""
-        if self._unsynced_bytes >= _SYNC_BYTES and (self._synced is None or self._synced.done()):
-            self._unsynced_bytes = 0
+    def _begin_sync(self) -> None:
+        """Have what is in the page cache brought to the disk meanwhile, so that little is left for the end."""
+        if self._synced is not None:
+            self._synced.result()  # else its failure would go unseen: the system tells it once
+        with suppress(RuntimeError):  # the interpreter is on its way out, or has no thread to spare; the end will do it
             self._synced = self._syncing.submit(os.fsync, self._cached_fd)
+            self._unsynced_bytes = 0
+
+    def _sync(self) -> None:
+        """Bring what is in the page cache to the disk."""
+        if self._synced is not None:
+            self._synced.result()
+            self._synced = None
+        if self._unsynced_bytes:
+            os.fsync(self._cached_fd)
+            self._unsynced_bytes = 0
 
 
 def _open_direct(path: Path) -> int | None:

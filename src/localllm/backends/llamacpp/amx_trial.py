@@ -1,4 +1,4 @@
-"""`python amx_trial.py FOLDER`: multiply two small matrices with llama.cpp's AMX code, and end with 0 if it is right.
+"""`python amx_trial.py FOLDER`: multiply two small matrices with llama.cpp's AMX code, and say so if it is right.
 
 Run in a process of its own, which it may take down; so it is a script that imports nothing of localllm's. The functions
 are those of ggml.h, ggml-backend.h and ggml-cpu.h in the libraries that llama-cpp-python has in FOLDER.
@@ -7,14 +7,17 @@ are those of ggml.h, ggml-backend.h and ggml-cpu.h in the libraries that llama-c
 from __future__ import annotations
 
 import ctypes
-import resource
 import struct
 import sys
 from pathlib import Path
 from typing import TypeAlias
 
-RIGHT, WRONG = 0, 3
-"""Exit codes. RIGHT also where nothing is to be tried: llama.cpp does not use AMX here."""
+RIGHT = "as expected"
+"""What it prints, also where nothing is to be tried: llama.cpp does not use AMX here. An exit code would not do: where
+SIGCHLD is ignored, Python takes every child's for 0."""
+
+_WRONG = 3  # the exit code
+_PR_SET_DUMPABLE = 4
 
 _F32, _Q8_0 = ctypes.c_int(0), ctypes.c_int(8)  # ggml_type
 _BLOCK = 32
@@ -35,10 +38,13 @@ _Argument: TypeAlias = ctypes.c_void_p | ctypes.c_char_p | ctypes.c_size_t | cty
 
 def main(folder: Path) -> int:
     """Try it; return the exit code."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer, too; nobody needs a file of it
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # a crash is an answer, too; nobody needs a core dump of it
     library = ctypes.CDLL(str(folder / "libggml.so"))  # finds functions in the libraries that it needs, too
     buffers = _amx_buffers(library)
-    return RIGHT if buffers is None or agree(products(library, buffers)) else WRONG
+    if buffers is not None and not agree(products(library, buffers)):
+        return _WRONG
+    print(RIGHT, flush=True)
+    return 0
 
 
 def agree(found: list[float]) -> bool:

@@ -86,7 +86,7 @@ class NativeModel:
         params.n_gpu_layers = gpu_layers
         params.load_mode = 1 if mmap else 0  # LLAMA_LOAD_MODE_MMAP, _NONE
         params.vocab_only = vocab_only
-        self.repacks: bool = repack and can_repack()
+        self.repacks: bool = repack and not vocab_only and can_repack()
         params.use_extra_bufts = self.repacks
         cancelled = False
         failures: list[BaseException] = []

@@ -10,6 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from localllm.backends.llamacpp.amx_trial import RIGHT
 from localllm.backends.llamacpp.library import library, system_info
 from localllm.backends.openmp import spin_less
 
@@ -36,9 +37,7 @@ def amx_failure() -> str | None:
         return None
     failure = _try_amx(Path(library()._lib._name).parent)
     if failure is not None:
-        _log.info(
-            "weights are not laid out for AMX, which this llama.cpp cannot use (%s); see docs/defaults.md", failure
-        )
+        _log.warning("AMX is not used: its code in this llama.cpp fails (%s); `localllm doctor` helps", failure)
     return failure
 
 
@@ -50,7 +49,7 @@ def _try_amx(folder: Path) -> str | None:
 
 
 def failure_of(command: list[str], limit_s: float = _LIMIT_S) -> str | None:
-    """Run a trial; return how it failed, None if it ended with 0.
+    """Run a trial; return how it failed, None if it said what it says when all is right.
 
     Args:
         command: Its command line.
@@ -62,7 +61,7 @@ def failure_of(command: list[str], limit_s: float = _LIMIT_S) -> str | None:
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
             timeout=limit_s,
@@ -71,7 +70,9 @@ def failure_of(command: list[str], limit_s: float = _LIMIT_S) -> str | None:
         return f"no end after {limit_s:g} s"
     except OSError as exc:
         return f"no process to try it in: {exc}"
+    if done.stdout.decode("utf-8", "replace").strip() == RIGHT:
+        return None
     if done.returncode >= 0:
-        return f"exit code {done.returncode}" if done.returncode else None
+        return f"exit code {done.returncode}"
     name = signal.Signals(-done.returncode).name if -done.returncode in list(signal.Signals) else str(-done.returncode)
     return f"killed by {name}"

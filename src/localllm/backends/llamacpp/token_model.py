@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -133,17 +134,20 @@ class LlamaContext:
             raise TypeError(f"a llama.cpp context knows a MaskConstraint, not a {type(constraint).__name__}")
         allowed = None if constraint is None else constraint.allowed()
         if allowed is None:
-            return self._likeliest(output) if sampler.greedy else self._native.sample(output, sampler.chain)
+            return self._likeliest(output, sampler) if sampler.greedy else self._native.sample(output, sampler.chain)
         logits = self._logits(output)
         if sampler.needs_possible or int(allowed.sum()) < self._n_vocab // _FEW:
             if self._candidates is None:
                 self._candidates = Candidates(self._n_vocab)
             return self._candidates.choose(sampler.chain, allowed.nonzero()[0], logits)
         forbid(logits, allowed)
-        return self._likeliest(output) if sampler.greedy else self._native.sample(output, sampler.chain)
+        return self._likeliest(output, sampler) if sampler.greedy else self._native.sample(output, sampler.chain)
 
-    def _likeliest(self, output: int) -> int:
-        return int(self._logits(output).argmax())
+    def _likeliest(self, output: int, sampler: ChainSampler) -> int:
+        logits = self._logits(output)
+        token = int(logits.argmax())
+        # NaN is the largest here, and never to llama.cpp
+        return self._native.sample(output, sampler.chain) if isnan(logits[token]) else token
 
     def distribution(self, output: int) -> Distribution:
         """Return the raw distribution at `output` of the last batch."""
