@@ -13,9 +13,11 @@ import pytest
 
 from localllm import ChatSession, ModelConfig, ModelManager
 from localllm.backends.llamacpp import amx_trial
+from localllm.backends.llamacpp.bindings import NativeModel
 from localllm.backends.llamacpp.library import library
 from localllm.backends.llamacpp.mapped import let_go
 from localllm.backends.llamacpp.repacking import amx_failure, can_repack, failure_of
+from tests.worker.harness import until
 
 _READ = """
 import sys
@@ -88,6 +90,16 @@ def test_a_trial_that_hangs_has_failed() -> None:
 def test_a_trial_that_cannot_begin_has_failed() -> None:
     """As where there is no interpreter."""
     assert "no process" in str(failure_of(["/nowhere/python"]))
+
+
+def test_loading_leaves_no_threads_behind(smollm2_path: Path) -> None:
+    """OpenMP's threads that laid the weights out would slow down those that compute."""
+    library()  # which has threads of its own
+    tasks = Path("/proc/self/task")
+    before = len(list(tasks.iterdir()))
+    native = NativeModel(smollm2_path)
+    until(lambda: len(list(tasks.iterdir())) <= before, "OpenMP's threads have ended")
+    native.close()
 
 
 def test_the_pages_of_a_mapped_file_are_let_go(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,7 @@ class NativeModel:
         on_progress: Callable[[float], bool] | None = None,
     ) -> None:
         lib = self._lib = library()
+        self.handle: ctypes.c_void_p | None = None
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.load_mode = 1 if mmap else 0  # LLAMA_LOAD_MODE_MMAP, _NONE
@@ -100,9 +102,20 @@ class NativeModel:
                 cancelled = True
             return not cancelled
 
+        def give_up() -> None:
+            nonlocal cancelled
+            cancelled = True
+
+        def load() -> None:
+            self.handle = lib.llama_model_load_from_file(str(path).encode(), params)
+
         callback = lib.llama_progress_callback(progress)
         params.progress_callback = callback
-        self.handle: ctypes.c_void_p | None = lib.llama_model_load_from_file(str(path).encode(), params)
+        try:
+            _on_a_thread_of_its_own(load, give_up)
+        except BaseException:
+            self.close()
+            raise
         if failures or cancelled or not self.handle:
             self.close()
             if failures:
@@ -213,6 +226,22 @@ class NativeModel:
 
     def _known(self, token: int) -> int | None:
         return token if 0 <= token < self.n_vocab else None
+
+
+def _on_a_thread_of_its_own(work: Callable[[], None], give_up: Callable[[], None]) -> None:
+    """Do work that may compute, on a thread that ends with it; give it up if the wait for it is interrupted.
+
+    A thread that computes keeps OpenMP's threads for its next time. Where there are more of them than cores, libgomp
+    has all of them sleep at every barrier: a stream with weights repacked by another thread ran at a sixth of its rate.
+    """
+    thread = threading.Thread(target=work, name="localllm-weights")
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        give_up()
+        thread.join()
+        raise
 
 
 class _Rows:
