@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench.systems import native
 
 from localllm import ChatSession, ModelConfig, ModelManager
 from localllm.backends.llamacpp import amx_trial
@@ -92,14 +93,40 @@ def test_a_trial_that_cannot_begin_has_failed() -> None:
     assert "no process" in str(failure_of(["/nowhere/python"]))
 
 
+def test_ctrl_c_gives_a_load_up(smollm2_path: Path) -> None:
+    """The wait for it ends at once, and nothing goes on behind."""
+    program = (
+        "import os, signal, sys, threading\n"
+        "from pathlib import Path\n"
+        "from localllm.backends.llamacpp.bindings import NativeModel\n"
+        "told = []\n"
+        "def interrupt(fraction):\n"
+        "    told.append(fraction)\n"
+        "    if len(told) == 1: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return True\n"
+        "try: NativeModel(Path(sys.argv[1]), mmap=False, on_progress=interrupt)\n"
+        "except KeyboardInterrupt: print('given up', len(told) < 3, [t.name for t in threading.enumerate()])\n"
+    )
+    command = [sys.executable, "-c", program, str(smollm2_path)]
+    assert (
+        subprocess.run(command, capture_output=True, timeout=60, check=True).stdout.strip()
+        == b"given up True ['MainThread']"
+    )
+
+
+def test_the_peers_of_the_benchmarks_decide_alike() -> None:
+    """Their processes do not load localllm, so what runs the trial is written twice."""
+    assert native.can_repack() == can_repack()
+
+
 def test_loading_leaves_no_threads_behind(smollm2_path: Path) -> None:
     """OpenMP's threads that laid the weights out would slow down those that compute."""
     library()  # which has threads of its own
     tasks = Path("/proc/self/task")
     before = len(list(tasks.iterdir()))
-    native = NativeModel(smollm2_path)
+    model = NativeModel(smollm2_path)
     until(lambda: len(list(tasks.iterdir())) <= before, "OpenMP's threads have ended")
-    native.close()
+    model.close()
 
 
 def test_the_pages_of_a_mapped_file_are_let_go(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +17,10 @@ from typing import Literal
 from attrs import frozen
 
 from localllm.backends.llamacpp.library import library
+from localllm.backends.llamacpp.loading import load_weights
 from localllm.backends.llamacpp.repacking import can_repack
 from localllm.backends.llamacpp.rope import Rope
 from localllm.engine.model import DecodeError, NoRoomError, Work
-from localllm.errors import LoadCancelledError, ModelLoadError
 
 _log = logging.getLogger("localllm.llama")
 
@@ -83,46 +82,13 @@ class NativeModel:
         on_progress: Callable[[float], bool] | None = None,
     ) -> None:
         lib = self._lib = library()
-        self.handle: ctypes.c_void_p | None = None
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.load_mode = 1 if mmap else 0  # LLAMA_LOAD_MODE_MMAP, _NONE
         params.vocab_only = vocab_only
         self.repacks: bool = repack and not vocab_only and can_repack()
         params.use_extra_bufts = self.repacks
-        cancelled = False
-        failures: list[BaseException] = []
-
-        def progress(fraction: float, _user_data: object) -> bool:
-            nonlocal cancelled
-            try:
-                cancelled = cancelled or (on_progress is not None and not on_progress(fraction))
-            except BaseException as exc:  # noqa: BLE001  # it cannot cross native code; raised below
-                failures.append(exc)
-                cancelled = True
-            return not cancelled
-
-        def give_up() -> None:
-            nonlocal cancelled
-            cancelled = True
-
-        def load() -> None:
-            self.handle = lib.llama_model_load_from_file(str(path).encode(), params)
-
-        callback = lib.llama_progress_callback(progress)
-        params.progress_callback = callback
-        try:
-            _on_a_thread_of_its_own(load, give_up)
-        except BaseException:
-            self.close()
-            raise
-        if failures or cancelled or not self.handle:
-            self.close()
-            if failures:
-                raise failures[0]
-            if cancelled:
-                raise LoadCancelledError(f"loading {path} was cancelled")
-            raise ModelLoadError(f"llama.cpp cannot load {path}; see the log 'localllm.llama' for its reason")
+        self.handle: ctypes.c_void_p | None = load_weights(path, params, on_progress)
         self.vocab: ctypes.c_void_p = lib.llama_model_get_vocab(self.handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self._pieces: dict[int, bytes] = {}
@@ -226,22 +192,6 @@ class NativeModel:
 
     def _known(self, token: int) -> int | None:
         return token if 0 <= token < self.n_vocab else None
-
-
-def _on_a_thread_of_its_own(work: Callable[[], None], give_up: Callable[[], None]) -> None:
-    """Do work that may compute, on a thread that ends with it; give it up if the wait for it is interrupted.
-
-    A thread that computes keeps OpenMP's threads for its next time. Where there are more of them than cores, libgomp
-    has all of them sleep at every barrier: a stream with weights repacked by another thread ran at a sixth of its rate.
-    """
-    thread = threading.Thread(target=work, name="localllm-weights")
-    thread.start()
-    try:
-        thread.join()
-    except BaseException:
-        give_up()
-        thread.join()
-        raise
 
 
 class _Rows:
